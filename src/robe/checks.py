@@ -42,6 +42,22 @@ def require_positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: expected a positive int, got {value}")
 
 
+def require_in_range(name: str, ids: Tensor, rows: int) -> None:
+    """Raises IndexError unless every id is in [0, rows); ``rows`` -1 allows any.
+
+    On a GPU this is a device-side assert, as in ``torch.nn.Embedding``: no wait for the device.
+    """
+    if rows < 0 or ids.numel() == 0 or ids.device.type == "meta":
+        return
+    if ids.device.type != "cpu":
+        torch._assert_async(((ids >= 0) & (ids < rows)).all(), f"{name}: expected ids in [0, {rows})")
+        return
+    low, high = (int(x) for x in torch.aminmax(ids))
+    if low < 0 or high >= rows:
+        bad = low if low < 0 else high
+        raise IndexError(f"{name}: expected ids in [0, {rows}), got {bad}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown ``name``: the nearest known one, and the list of them.
 

@@ -1,0 +1,206 @@
+"""Functional forms of the modules: arguments are checked here, once, and one op is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robe.checks import nearest, require_dtype, require_ndim, require_same_device
+from robe.jagged import Jagged
+from robe.layout import FieldSpec, Layout, Mode
+from robe.ops import lookup
+
+ARRAY_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MODES = {mode.name.lower(): mode for mode in Mode}
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """The input columns of a lookup, ready for the op: what a module builds once and keeps. See ``Fields.of``."""
+
+    specs: Tensor  # int64 [F, 9]
+    hash_spec: list[int]
+    width: int  # sum of the fields' dims
+    num_slots: int
+
+    @staticmethod
+    def of(
+        layout: Layout,
+        tables: Sequence[int | str] | None = None,
+        padding: Sequence[int | None] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Fields:
+        """Fields that look up tables of a layout.
+
+        Args:
+            layout: where elements live.
+            tables: the table that each field looks up, by number or name; each table once by default.
+            padding: padding id of each field, None for none.
+            device: of the array.
+
+        Raises:
+            KeyError, IndexError: there is no such table.
+        """
+        rows = layout.field_specs(tables, padding)
+        return Fields(
+            specs=field_tensor(rows, device),
+            hash_spec=list(layout.hash_spec()),
+            width=sum(row.dim for row in rows),
+            num_slots=layout.num_slots,
+        )
+
+    @property
+    def num_fields(self) -> int:
+        """F."""
+        return self.specs.shape[0]
+
+
+def field_tensor(rows: Sequence[FieldSpec], device: torch.device | str = "cpu") -> Tensor:
+    """The op's ``fields`` argument, int64 [F, 9]."""
+    return torch.tensor([list(row) for row in rows], dtype=torch.int64, device=device).view(-1, len(FieldSpec._fields))
+
+
+def parse_mode(mode: str) -> Mode:
+    """The mode of a name; raises ValueError for an unknown one."""
+    if mode not in MODES:
+        raise ValueError(f"mode: unknown {mode!r}; {nearest(str(mode), MODES)}")
+    return MODES[mode]
+
+
+def robe_lookup(ids: Tensor | Jagged, array: Tensor, fields: Fields, mode: str = "sum") -> Tensor:
+    """Embeddings of all fields of a batch in one call.
+
+    Args:
+        ids: int64 [B, F], one id per field and sample; or ``Jagged`` bags of F fields.
+        array: [m], float32, float64, bfloat16 or float16.
+        fields: the F input columns.
+        mode: how a bag becomes one vector: "sum", "mean" or "max". Empty bags give zeros.
+
+    Returns:
+        [B, W] in the dtype of ``array``, the fields' embeddings side by side, W the sum of their dims.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype.
+        ValueError: a shape, a device or the mode is wrong.
+        IndexError: an id is outside its table (on a GPU: a device-side assert).
+    """
+    kind = parse_mode(mode)
+    _check_array(array, fields.num_slots)
+    if isinstance(ids, Jagged):
+        if ids.num_fields != fields.num_fields:
+            raise ValueError(f"ids: expected bags of {fields.num_fields} fields, got {ids.num_fields}")
+        require_same_device("ids", ids.values, "array", array)
+        weights = _check_weights(ids.weights, kind, array)
+        return lookup(array, ids.values, ids.offsets, weights, fields.specs, fields.hash_spec, fields.width, kind)
+    require_dtype("ids", ids, torch.int64)
+    if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
+        raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
+    require_same_device("ids", ids, "array", array)
+    return lookup(array, ids, None, None, fields.specs, fields.hash_spec, fields.width, Mode.SUM)
+
+
+def robe_embedding(input: Tensor, array: Tensor, fields: Fields) -> Tensor:
+    """The embeddings of ids of one table: ``torch.nn.functional.embedding`` with a ROBE array.
+
+    Args:
+        input: ids, int64 or int32 of any shape.
+        array: [m].
+        fields: a single field.
+
+    Returns:
+        [*input.shape, D] in the dtype of ``array``.
+
+    Raises:
+        TypeError, ValueError, IndexError: as ``robe_lookup``.
+    """
+    require_dtype("input", input, torch.int64, torch.int32)
+    flat = robe_lookup(input.reshape(-1, 1).to(torch.int64), array, fields)
+    return flat.view(*input.shape, fields.width)
+
+
+def robe_embedding_bag(
+    input: Tensor,
+    array: Tensor,
+    fields: Fields,
+    offsets: Tensor | None = None,
+    mode: str = "mean",
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+) -> Tensor:
+    """Pooled embeddings of bags of one table: ``torch.nn.functional.embedding_bag`` with a ROBE array.
+
+    Args:
+        input: ids, int64 or int32: [B, N], B bags of N ids, with ``offsets=None``; or [N] with ``offsets``.
+        array: [m].
+        fields: a single field.
+        offsets: first position of each bag in ``input``, [B]; with ``include_last_offset`` also the end, [B + 1].
+        mode: "sum", "mean" or "max". Empty bags give zeros.
+        per_sample_weights: weight of each id, of the shape of ``input`` and dtype of ``array``; mode "sum" only.
+        include_last_offset: the last offset is the end of the last bag.
+
+    Returns:
+        [B, D] in the dtype of ``array``.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype.
+        ValueError: a shape, a device or the mode is wrong, or ``offsets`` and the shape of ``input`` disagree.
+        NotImplementedError: weights with a mode other than "sum".
+        IndexError: an id is outside the table.
+    """
+    kind = parse_mode(mode)
+    require_dtype("input", input, torch.int64, torch.int32)
+    require_ndim("input", input, 1, 2)
+    if per_sample_weights is not None and per_sample_weights.shape != input.shape:
+        raise ValueError(
+            f"per_sample_weights: expected the shape of input {tuple(input.shape)}, "
+            f"got {tuple(per_sample_weights.shape)}"
+        )
+    ends = _bag_ends(input, offsets, include_last_offset)
+    _check_array(array, fields.num_slots)
+    require_same_device("input", input, "array", array)
+    weights = _check_weights(per_sample_weights, kind, array)
+    if weights is not None:
+        weights = weights.reshape(-1)
+    ids = input.reshape(-1).to(torch.int64)
+    return lookup(array, ids, ends, weights, fields.specs, fields.hash_spec, fields.width, kind)
+
+
+def _bag_ends(input: Tensor, offsets: Tensor | None, include_last_offset: bool) -> Tensor:
+    """Bag bounds, int64 [B + 1]."""
+    if input.dim() == 2:
+        if offsets is not None:
+            raise ValueError("offsets: expected None with a 2-D input, whose rows are the bags")
+        bags, size = input.shape
+        return torch.arange(bags + 1, device=input.device) * size
+    if offsets is None:
+        raise ValueError("offsets: expected a 1-D tensor with a 1-D input, got None")
+    require_dtype("offsets", offsets, torch.int64, torch.int32)
+    require_ndim("offsets", offsets, 1)
+    require_same_device("offsets", offsets, "input", input)
+    ends = offsets.to(torch.int64)
+    if include_last_offset:
+        if ends.numel() == 0:
+            raise ValueError("offsets: expected at least one element with include_last_offset=True")
+        return ends
+    return torch.cat([ends, ends.new_full((1,), input.numel())])
+
+
+def _check_array(array: Tensor, num_slots: int) -> None:
+    require_dtype("array", array, *ARRAY_DTYPES)
+    if array.shape != (num_slots,):
+        raise ValueError(f"array: expected shape [{num_slots}] as in the layout, got {tuple(array.shape)}")
+
+
+def _check_weights(weights: Tensor | None, mode: Mode, array: Tensor) -> Tensor | None:
+    if weights is None:
+        return None
+    if mode != Mode.SUM:
+        raise NotImplementedError(
+            f"per_sample_weights: only mode='sum' takes weights, as in torch.nn.EmbeddingBag; got {mode.name.lower()!r}"
+        )
+    require_dtype("per_sample_weights", weights, array.dtype)
+    require_same_device("per_sample_weights", weights, "array", array)
+    return weights

@@ -1,0 +1,90 @@
+"""DLRM (Naumov et al. 2019), as in Table 8 of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robe.jagged import Jagged
+from robe.nn.interactions import DotInteraction
+from robe.nn.mlp import mlp
+
+
+class EmbeddingCollection(Protocol):
+    """What a model asks of its embedding: any collection of ``robe.nn``, or yours."""
+
+    num_fields: int
+    embedding_dim: int | None
+
+    def __call__(self, ids: Tensor | Jagged) -> Tensor:
+        """Ids [B, F] -> [B, F, D]."""
+        ...
+
+
+class DLRM(nn.Module):
+    """Bottom MLP on the numeric features, dot products of all pairs of feature vectors, top MLP.
+
+    The defaults are Table 8's for Criteo Kaggle: bottom 13-512-256-64-16, top 512-256-1 (D = 16 comes from the
+    embedding). Without numeric features there is no bottom MLP, and the top MLP sees the dot products alone.
+
+    Args:
+        embedding: ids [B, F] -> [B, F, D]; any collection of the library.
+        num_dense: numeric features; 0 for none.
+        bottom_mlp: hidden widths of the bottom MLP; its last layer has D outputs.
+        top_mlp: hidden widths of the top MLP; its last layer has one output.
+
+    Raises:
+        ValueError: the embedding's fields differ in dim, or there is only one feature to interact.
+    """
+
+    def __init__(
+        self,
+        embedding: EmbeddingCollection,
+        num_dense: int = 13,
+        bottom_mlp: Sequence[int] = (512, 256, 64),
+        top_mlp: Sequence[int] = (512, 256),
+    ) -> None:
+        super().__init__()
+        dim = embedding.embedding_dim
+        if dim is None:
+            raise ValueError("embedding: DLRM needs fields of one common embedding_dim")
+        features = embedding.num_fields + (num_dense > 0)
+        if features < 2:
+            raise ValueError("embedding: DLRM needs at least two features to interact, numeric ones counted as one")
+        self.embedding = embedding
+        self.num_dense = num_dense
+        self.bottom = mlp([num_dense, *bottom_mlp, dim], last_relu=True) if num_dense else None
+        self.interaction = DotInteraction(features)
+        top_inputs = self.interaction.num_outputs + (dim if num_dense else 0)
+        self.top = mlp([top_inputs, *top_mlp, 1], last_relu=False)
+
+    def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
+        """Click logits.
+
+        Args:
+            dense: numeric features, [B, num_dense]; None without numeric features.
+            ids: int64 [B, F] or ``robe.Jagged``.
+
+        Returns:
+            [B]; the click probability is their sigmoid.
+
+        Raises:
+            ValueError: ``dense`` is missing, unexpected or of another width.
+        """
+        vectors = self.embedding(ids)  # [B, F, D]
+        if self.bottom is None:
+            if dense is not None and dense.shape[-1] != 0:
+                raise ValueError(f"dense: expected None, the model has num_dense=0; got shape {tuple(dense.shape)}")
+            top_input = self.interaction(vectors)
+        else:
+            if dense is None or dense.shape[-1] != self.num_dense:
+                got = None if dense is None else tuple(dense.shape)
+                raise ValueError(f"dense: expected shape [B, {self.num_dense}], got {got}")
+            bottom = self.bottom(dense)  # [B, D]
+            pairs = self.interaction(torch.cat([bottom.unsqueeze(1), vectors], dim=1))
+            top_input = torch.cat([bottom, pairs], dim=1)
+        logits: Tensor = self.top(top_input).squeeze(-1)
+        return logits

@@ -1,0 +1,45 @@
+"""The shared array as a module of its own, so that sharing survives every way of moving modules."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RobeArray(nn.Module):
+    """The one-dimensional parameter M that embeddings share.
+
+    Give one ``RobeArray`` to several embeddings and they learn in the same memory. It is a module rather than a
+    bare parameter because ``module.to("meta")`` and ``module.to_empty()`` replace parameters: two owners of a bare
+    parameter would part there, two owners of one module do not.
+
+    Args:
+        num_slots: m.
+        init_std: standard deviation of the normal initial values.
+        device: of the parameter.
+        dtype: of the parameter.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        init_std: float = 0.01,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.init_std = init_std
+        self.array = nn.Parameter(torch.empty(num_slots, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the array anew from N(0, init_std**2), with torch's global generator."""
+        nn.init.normal_(self.array, std=self.init_std)
+
+    def forward(self) -> Tensor:
+        """The parameter, [m]."""
+        return self.array
+
+    def extra_repr(self) -> str:
+        """Size and initial scale."""
+        return f"{self.array.numel()}, init_std={self.init_std}"

@@ -1,0 +1,130 @@
+"""What every ROBE module shares: an array, a layout, and a state that knows both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robe.functional import Fields, field_tensor, robe_embedding
+from robe.layout import Layout, difference
+from robe.nn.array import RobeArray
+
+EXTRA_STATE = "_extra_state"
+
+
+class RobeModule(nn.Module):
+    """An array and the layout by which it is read.
+
+    The state dict holds the array and, as ``_extra_state``, the JSON of the layout and hash (a uint8 tensor, so that
+    safetensors can hold it). Loading refuses a state whose layout differs: the numbers would mean something else.
+
+    Args:
+        layout: where elements live.
+        shared: the array, of ``layout.num_slots`` slots.
+        tables: the table that each field looks up.
+        padding: padding id of each field.
+    """
+
+    fields: Tensor  # the op's argument, int64 [F, 9]
+
+    def __init__(
+        self,
+        layout: Layout,
+        shared: RobeArray,
+        tables: Sequence[int | str] | None = None,
+        padding: Sequence[int | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.shared = shared
+        if shared.array.numel() != layout.num_slots:
+            raise ValueError(f"array: expected {layout.num_slots} slots, got {shared.array.numel()}")
+        self._field_specs = layout.field_specs(tables, padding)
+        self._hash_spec = list(layout.hash_spec())
+        self._width = sum(spec.dim for spec in self._field_specs)
+        self.register_buffer("fields", field_tensor(self._field_specs, self.array.device), persistent=False)
+
+    @property
+    def array(self) -> nn.Parameter:
+        """The parameter M, [m]."""
+        return self.shared.array
+
+    def reset_parameters(self) -> None:
+        """Draws the array anew; embeddings that share it change with it."""
+        self.shared.reset_parameters()
+
+    def slots(self, table: int | str, ids: Tensor) -> Tensor:
+        """Where each element lives: int64 [N] -> int64 [N, D]; ``table`` by number or name."""
+        return self.layout.slots(table, ids)
+
+    def materialize(self, table: int | str = 0) -> Tensor:
+        """The dense twin of a table: [rows, D], detached, in the dtype of the array.
+
+        Raises:
+            ValueError: the table has no ``num_embeddings``, so it has no rows to list.
+        """
+        t = self.layout.index(table)
+        rows = self.layout.tables[t].num_embeddings
+        if rows is None:
+            raise ValueError(
+                f"table {self.layout.tables[t].name!r} has num_embeddings=None: any int64 id, so no full table; "
+                "look ids up, or ask slots() for them"
+            )
+        return self._rows(t, torch.arange(rows, device=self.array.device))
+
+    @torch.no_grad()
+    def _rows(self, t: int, ids: Tensor) -> Tensor:
+        return robe_embedding(ids, self.array, Fields.of(self.layout, [t], device=self.array.device))
+
+    def _ready(self) -> Fields:
+        return Fields(self.fields, self._hash_spec, self._width, self.layout.num_slots)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RobeModule:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # to_empty() and meta devices leave garbage or nothing in buffers; the layout knows better.
+        self.fields = field_tensor(self._field_specs, self.array.device)
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        """The layout and hash as JSON, in a uint8 tensor."""
+        return torch.tensor(list(self.layout.to_json().encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing to set: the layout is checked before anything is loaded."""
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        saved = state_dict.get(prefix + EXTRA_STATE)
+        if saved is not None:
+            differing = difference(json.loads(bytes(saved.tolist())), self.layout.to_dict())
+            if differing:
+                error_msgs.append(
+                    f"{prefix or 'this module'}: the saved array was laid out differently and cannot be read by this "
+                    f"module; build it with the saved values. " + "; ".join(differing)
+                )
+                # Loading goes on to the children and raises at the end: let it find the present values.
+                state_dict[f"{prefix}shared.array"] = self.array.detach()
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def describe(layout: Layout) -> str:
+    """Size, Z and hash, for ``extra_repr``."""
+    hash = layout.hash
+    text = f"num_slots={layout.num_slots}, block_size={layout.block_size}, hash={type(hash).__name__}(seed={hash.seed})"
+    if all(t.num_embeddings is not None for t in layout.tables):
+        text += f", compression={layout.full_parameters / layout.num_slots:.4g}"
+    return text + (", use_sign=True" if layout.use_sign else "")

@@ -1,0 +1,131 @@
+"""All embedding tables of a model in one array: the form in which ROBE is meant to be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robe.functional import parse_mode, robe_lookup
+from robe.hashing import Hash
+from robe.jagged import Jagged
+from robe.layout import Table
+from robe.nn.array import RobeArray
+from robe.nn.base import RobeModule, describe
+from robe.nn.embedding import make_layout, shared_array
+
+
+def field_tables(tables: Sequence[Table], fields: Sequence[int | str] | None) -> list[Table]:
+    """The table of every input column; each table once by default."""
+    if fields is None:
+        return list(tables)
+    by_name = {t.name: t for t in tables}
+    unknown = [f for f in fields if (f not in by_name if isinstance(f, str) else not 0 <= f < len(tables))]
+    if unknown:
+        raise ValueError(f"fields: no table {unknown[0]!r}; known: {sorted(by_name)}")
+    return [by_name[f] if isinstance(f, str) else tables[f] for f in fields]
+
+
+def common_dim(tables: Sequence[Table]) -> int | None:
+    """D, or None if the tables differ in it."""
+    dims = {t.embedding_dim for t in tables}
+    return dims.pop() if len(dims) == 1 else None
+
+
+class RobeEmbeddingCollection(RobeModule):
+    """The tables of a model, of any dims, in one shared array.
+
+    Exactly one of ``num_slots``, ``compression``, ``memory`` and ``array`` sets the size. The array is the only
+    parameter, so the collection has as many parameters as slots.
+
+    Args:
+        tables: the tables; their order numbers them in the hash.
+        num_slots: m, the size of the array.
+        compression: full tables together over array, such as 1000.
+        memory: bytes of the array, such as "64MB".
+        block_size: Z; the smallest D among the tables by default (ROBE-D).
+        fields: the table that each input column looks up, by name or number; each table once by default.
+        mode: how a bag becomes one vector: "sum", "mean" or "max".
+        seed: of the hash, if ``hash`` is not given.
+        use_sign: multiply elements by the sign hash g.
+        array: share the array of a ``RobeArray`` or of another ROBE module.
+        hash: the hash form, with its own seed.
+        init_std: standard deviation of the initial N(0, std**2).
+        device: of the array.
+        dtype: of the array and of the embeddings.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        *,
+        num_slots: int | None = None,
+        compression: float | None = None,
+        memory: str | int | None = None,
+        block_size: int | None = None,
+        fields: Sequence[int | str] | None = None,
+        mode: str = "sum",
+        seed: int = 0,
+        use_sign: bool = False,
+        array: RobeArray | RobeModule | None = None,
+        hash: Hash | None = None,
+        init_std: float = 0.01,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        tables = list(tables)
+        if not tables:
+            raise ValueError("tables: expected at least one table")
+        columns = field_tables(tables, fields)
+        parse_mode(mode)
+        shared = shared_array(tables, array, num_slots, compression, memory, init_std, device, dtype)
+        layout = make_layout(tables, shared, block_size, seed, use_sign, hash)
+        super().__init__(layout, shared, tables=fields)
+        self.mode = mode
+        self.num_fields = len(columns)
+        self.embedding_dim = common_dim(columns)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables, in the order that numbers them."""
+        return self.layout.tables
+
+    @property
+    def num_embedding_parameters(self) -> int:
+        """Parameters really stored: m."""
+        return self.layout.num_slots
+
+    @property
+    def full_parameters(self) -> int:
+        """Parameters of the full tables."""
+        return self.layout.full_parameters
+
+    @property
+    def compression(self) -> float:
+        """Full tables over array."""
+        return self.full_parameters / self.num_embedding_parameters
+
+    def forward(self, ids: Tensor | Jagged) -> Tensor:
+        """Embeddings of a batch.
+
+        Args:
+            ids: int64 [B, F], or ``robe.Jagged`` bags.
+
+        Returns:
+            [B, F, D]; if the fields differ in D, [B, sum of dims], side by side.
+
+        Raises:
+            IndexError: an id is outside its table.
+        """
+        flat = robe_lookup(ids, self.array, self._ready(), self.mode)
+        if self.embedding_dim is None:
+            return flat
+        return flat.view(flat.shape[0], self.num_fields, self.embedding_dim)
+
+    def extra_repr(self) -> str:
+        """Number of tables and fields, size, Z and hash."""
+        return f"{len(self.tables)} tables, {self.num_fields} fields, {describe(self.layout)}"

@@ -1,0 +1,29 @@
+"""Interactions between the feature vectors of a sample."""
+
+import torch
+from torch import Tensor, nn
+
+
+class DotInteraction(nn.Module):
+    """The dot products of all pairs of different feature vectors (DLRM, Naumov et al. 2019).
+
+    Args:
+        num_features: F, vectors per sample.
+    """
+
+    pairs: Tensor  # int64 [2, F * (F - 1) / 2]
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.register_buffer("pairs", torch.tril_indices(num_features, num_features, offset=-1), persistent=False)
+
+    @property
+    def num_outputs(self) -> int:
+        """F * (F - 1) / 2."""
+        return self.num_features * (self.num_features - 1) // 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, F, D] -> [B, F * (F - 1) / 2], pairs (1, 0), (2, 0), (2, 1), (3, 0), ..."""
+        products = torch.bmm(features, features.transpose(1, 2))  # [B, F, F]
+        return products[:, self.pairs[0], self.pairs[1]]

@@ -1,0 +1,37 @@
+"""The lookup op: one contract, one kernel per device.
+
+Importing this package registers the schemas, the fake kernels, autograd and the reference kernel.
+"""
+
+from typing import TypedDict
+
+import torch
+
+from robe.ops import reference as reference
+from robe.ops.contract import lookup as lookup
+
+OPS = ("robe::lookup", "robe::lookup_backward_array", "robe::lookup_backward_weights")
+
+
+class KernelStatus(TypedDict):
+    """Which kernel runs an op on a device, and why."""
+
+    op: str
+    device: str
+    kernel: str
+    reason: str
+
+
+def status() -> list[KernelStatus]:
+    """Which kernel is active for each op on CPU and CUDA: what ``robe doctor`` shows."""
+    return [_status(op, device) for op in OPS for device in ("CPU", "CUDA")]
+
+
+def _status(op: str, device: str) -> KernelStatus:
+    own = torch._C._dispatch_has_kernel_for_dispatch_key(op, device)
+    return {
+        "op": op,
+        "device": device.lower(),
+        "kernel": "native" if own else "reference",
+        "reason": f"registered for {device}" if own else f"eager PyTorch: no kernel of its own for {device} yet",
+    }

@@ -1,0 +1,113 @@
+"""The op contract: schemas, fake kernels and autograd. Kernels for devices register elsewhere, to these names.
+
+``robe::lookup`` computes the embeddings of all fields of a batch in one call; two more ops are its derivatives.
+Nothing but ids is kept for the backward: slots are computed again.
+
+Arguments common to the ops (B batch, F fields, N ids, m slots, W the sum of the fields' dims):
+
+* ``array``: [m], float32, float64, bfloat16 or float16. Sums are accumulated in float32 (float64 for float64).
+* ``ids``: int64 [B, F], one id per field and sample; or int64 [N], the ids of bags.
+* ``offsets``: None for ids [B, F]; else int64 [F * B + 1], field by field (see ``robe.Jagged``).
+* ``weights``: None, or one weight per id of a bag, [N] in the dtype of ``array``; with mode SUM only.
+* ``fields``: int64 [F, 9], a row of ``robe.layout.FieldSpec`` per field, on the device of ``array``.
+* ``spec``: the numbers of ``robe.hashing.HashSpec``.
+* ``width``: W.
+* ``mode``: ``robe.layout.Mode``.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robe.layout import Mode
+
+COMMON = "Tensor array, Tensor ids, Tensor? offsets, Tensor? weights, Tensor fields, int[] spec"
+
+torch.library.define("robe::lookup", f"({COMMON}, int width, int mode) -> Tensor")
+torch.library.define("robe::lookup_backward_array", f"(Tensor grad, {COMMON}, int mode) -> Tensor")
+torch.library.define("robe::lookup_backward_weights", f"(Tensor grad, {COMMON}) -> Tensor")
+
+
+def batch_size(ids: Tensor, offsets: Tensor | None, fields: Tensor) -> int:
+    """B, from whichever form the ids have."""
+    if offsets is None:
+        return ids.shape[0]
+    return (offsets.shape[0] - 1) // fields.shape[0]
+
+
+@torch.library.register_fake("robe::lookup")
+def _lookup_fake(
+    array: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: int,
+) -> Tensor:
+    return array.new_empty(batch_size(ids, offsets, fields), width)
+
+
+@torch.library.register_fake("robe::lookup_backward_array")
+def _lookup_backward_array_fake(
+    grad: Tensor,
+    array: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    mode: int,
+) -> Tensor:
+    return torch.empty_like(array)
+
+
+@torch.library.register_fake("robe::lookup_backward_weights")
+def _lookup_backward_weights_fake(
+    grad: Tensor,
+    array: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+) -> Tensor:
+    assert weights is not None
+    return torch.empty_like(weights)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    array, ids, offsets, weights, fields, spec, _, mode = inputs
+    ctx.save_for_backward(array, ids, offsets, weights, fields)
+    ctx.spec, ctx.mode = spec, mode
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    array, ids, offsets, weights, fields = ctx.saved_tensors
+    common = (array, ids, offsets, weights, fields, ctx.spec)
+    grad_array = grad_weights = None
+    if ctx.needs_input_grad[0]:
+        grad_array = torch.ops.robe.lookup_backward_array(grad, *common, ctx.mode)
+    if ctx.needs_input_grad[3]:
+        grad_weights = torch.ops.robe.lookup_backward_weights(grad, *common)
+    return grad_array, None, None, grad_weights, None, None, None, None
+
+
+torch.library.register_autograd("robe::lookup", _backward, setup_context=_setup_context)
+
+
+def lookup(
+    array: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: Mode,
+) -> Tensor:
+    """Embeddings of all fields: [B, W] in the dtype of ``array``. Arguments as in the module's docstring."""
+    result: Tensor = torch.ops.robe.lookup(array, ids, offsets, weights, fields, spec, width, int(mode))
+    return result
