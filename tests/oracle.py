@@ -43,9 +43,7 @@ def universal_signs(coefficients, prime, table, x, dim) -> list[int]:
 
 def mixed_slots(seed, table, x, dim, z, m) -> list[int]:
     word = sha(f"robe mixed {seed} {table}") & MASK
-    return [
-        ((mix64((mix64(k ^ word) + q * GOLDEN) & MASK) >> 3) % m + o) % m for k, q, o in chunks_of(x, dim, z)
-    ]
+    return [((mix64((mix64(k ^ word) + q * GOLDEN) & MASK) >> 3) % m + o) % m for k, q, o in chunks_of(x, dim, z)]
 
 
 def mixed_signs(seed, table, x, dim) -> list[int]:

@@ -1,12 +1,12 @@
 import json
 from pathlib import Path
 
-import oracle
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import oracle
 from robe.hashing import (
     MERSENNE_61,
     MixedHash,

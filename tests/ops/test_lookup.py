@@ -271,9 +271,7 @@ def test_padding_in_bags_is_not_counted(mode):
     )
     torch.testing.assert_close(out, expected)
     grad = torch.randn_like(out)
-    torch.testing.assert_close(
-        torch.autograd.grad(out, array, grad)[0], torch.autograd.grad(expected, array, grad)[0]
-    )
+    torch.testing.assert_close(torch.autograd.grad(out, array, grad)[0], torch.autograd.grad(expected, array, grad)[0])
 
 
 @pytest.mark.parametrize("bad", [-1, 30, 2**63 - 1])
