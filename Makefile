@@ -1,0 +1,43 @@
+# Everything runs in a virtual environment that these rules make: .venv
+PYTHON ?= python3
+# The CPU build is enough for the demonstration and the tests. For a GPU: make demo TORCH=torch
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: help demo test check format clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/demo.done  ## Install, generate click logs, train DLRM with full tables and with ROBE at 1000x, compare
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
+
+test: .venv/dev.done  ## Install and run the tests
+	$(BIN)/pytest
+
+check: .venv/dev.done  ## Format, lint, types, imports between floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: .venv/dev.done  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the virtual environment and the demonstration
+	rm -rf .venv demo
+
+# torch goes first and alone, so that no other requirement picks another build of it.
+.venv/torch.done:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	touch $@
+
+.venv/demo.done: .venv/torch.done pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[plots]"
+	touch $@
+
+.venv/dev.done: .venv/torch.done pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
