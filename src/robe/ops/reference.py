@@ -40,17 +40,17 @@ def _groups(ids: Tensor, offsets: Tensor | None, fields: Tensor, spec: HashSpec)
         index = torch.tensor(numbers, device=ids.device)
         chosen = bag = None
         if offsets is None or field is None:
-            group_ids, row = ids[:, index], fields[index]
+            group_ids, entries = ids[:, index], fields[index]
         else:
             chosen = torch.isin(field, index).nonzero().squeeze(-1)
-            group_ids, row = ids[chosen], fields[field[chosen]]
+            group_ids, entries = ids[chosen], fields[field[chosen]]
             bag = _bag_of_id(offsets)[chosen]
             local = torch.zeros(len(rows), dtype=torch.int64, device=ids.device)
             local[index] = torch.arange(len(numbers), device=ids.device)
             size = batch_size(ids, offsets, fields)
             bag = local[field[chosen]] * size + bag % max(size, 1)
         i = torch.arange(dim, device=ids.device)
-        table = dict(zip(FieldSpec._fields, row.unbind(-1), strict=True))  # entries broadcast against group_ids
+        table = dict(zip(FieldSpec._fields, entries.unbind(-1), strict=True))  # entries broadcast against group_ids
         yield Group(
             columns=(
                 slice(None)
