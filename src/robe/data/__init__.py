@@ -1,0 +1,23 @@
+"""Prepared data sets: making them, opening them, and iterating over their batches."""
+
+from robe.data.columns import Batch, Field
+from robe.data.dataset import PreparedDataset, Split
+from robe.data.format import DataError
+from robe.data.loader import Loader
+from robe.data.spec import TableSpec
+from robe.data.synthetic import SyntheticSpec, generate
+from robe.data.table import encode_table, prepare_table
+
+__all__ = [
+    "Batch",
+    "DataError",
+    "Field",
+    "Loader",
+    "PreparedDataset",
+    "Split",
+    "SyntheticSpec",
+    "TableSpec",
+    "encode_table",
+    "generate",
+    "prepare_table",
+]

@@ -1,0 +1,103 @@
+"""Writing the shards of a prepared data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from robe.data.columns import Field
+from robe.data.format import MANIFEST, Manifest, ShardInfo, SplitInfo, file_digest
+
+SHARD_ROWS = 262144
+
+
+class SplitWriter:
+    """Collects rows of one split and writes them as shards of ``shard_rows`` rows.
+
+    Args:
+        folder: of the data set.
+        split: name of the split, and of its folder.
+        fields: the data set's fields.
+        num_dense: number of numeric features.
+        shard_rows: rows per shard. Default 262,144.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, fields: Sequence[Field], num_dense: int, shard_rows: int = SHARD_ROWS
+    ) -> None:
+        self._folder = folder
+        self._split = split
+        self._singles = sum(not field.multi for field in fields)
+        self._bags = [field.name for field in fields if field.multi]
+        self._num_dense = num_dense
+        self._shard_rows = shard_rows
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = 0
+        self._shards: list[ShardInfo] = []
+        self._clicks = 0.0
+
+    def write(
+        self,
+        label: NDArray[np.float32],
+        dense: NDArray[np.float32] | None,
+        ids: NDArray[np.int64] | None,
+        bags: Mapping[str, pa.ListArray] | None = None,
+    ) -> None:
+        """Adds rows: label [n], dense [n, num_dense], ids [n, single-valued fields], a list array per bag field."""
+        if not len(label):
+            return
+        columns: dict[str, pa.Array] = {"label": pa.array(label, pa.float32())}
+        if self._num_dense:
+            columns["dense"] = _rows(dense, self._num_dense, pa.float32())
+        if self._singles:
+            columns["ids"] = _rows(ids, self._singles, pa.int64())
+        for name in self._bags:
+            columns[f"bag.{name}"] = (bags or {})[name]
+        self._clicks += float(label.sum(dtype=np.float64))
+        self._pending.append(pa.RecordBatch.from_pydict(columns))
+        self._pending_rows += len(label)
+        while self._pending_rows >= self._shard_rows:
+            self._flush(self._shard_rows)
+
+    def close(self, best_auc: float | None = None) -> SplitInfo:
+        """Writes what is left, and returns the split's entry of the manifest."""
+        if self._pending_rows:
+            self._flush(self._pending_rows)
+        rows = sum(shard.rows for shard in self._shards)
+        rate = self._clicks / rows if rows and not np.isnan(self._clicks) else None
+        return SplitInfo(rows=rows, label_rate=rate, shards=tuple(self._shards), best_auc=best_auc)
+
+    def _flush(self, rows: int) -> None:
+        table = pa.Table.from_batches(self._pending)
+        (record,) = table.slice(0, rows).combine_chunks().to_batches()
+        rest = table.slice(rows)
+        self._pending, self._pending_rows = rest.to_batches(), len(rest)
+        name = f"{self._split}/{len(self._shards):05d}.arrow"
+        file = self._folder / name
+        file.parent.mkdir(exist_ok=True)
+        with file.open("wb") as stream:
+            with pa.ipc.new_file(stream, record.schema) as writer:
+                writer.write_batch(record)
+            stream.flush()
+            os.fsync(stream.fileno())
+        shard = ShardInfo(file=name, rows=rows, bytes=file.stat().st_size, sha256=file_digest(file))
+        self._shards.append(shard)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes ``manifest.json``, the last file of a data set."""
+    with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
+        stream.write(manifest.model_dump_json(indent=1) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _rows(matrix: NDArray[np.generic] | None, width: int, dtype: pa.DataType) -> pa.Array:
+    if matrix is None or matrix.shape[1:] != (width,):
+        raise ValueError(f"expected {width} columns, got {None if matrix is None else matrix.shape}")
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1), dtype), width)
