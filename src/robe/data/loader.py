@@ -35,7 +35,7 @@ class Loader:
         rank: of this process, 0 to ``world_size - 1``. Default 0.
         world_size: number of processes that share the epoch. Default 1.
         drop_last: leave out the last group of fewer than B W rows. Default False.
-        window_rows: rows that are shuffled together in memory. Default 262,144.
+        window_rows: rows that are shuffled together in memory; a smaller split is shuffled as a whole. Default 2^20.
         block_rows: contiguous rows that are read together. Default 4,096.
 
     Raises:
@@ -54,7 +54,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
-        window_rows: int = 262144,
+        window_rows: int = 1 << 20,
         block_rows: int = 4096,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("world_size", world_size), ("block_rows", block_rows)):

@@ -1,0 +1,154 @@
+"""Builds the objects that a configuration describes: embedding, model, optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+from torch import nn
+
+from robe.hashing import MixedHash, ReleasedHash, UniversalHash
+from robe.layout import Table
+from robe.models import DLRM
+from robe.nn import FullEmbeddingCollection, HashingTrickCollection, RobeEmbeddingCollection
+from robe.train.config import DEFAULT_COMPRESSION, SIZES, EmbeddingConfig, RunConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from robe.data import Field
+
+Collection = RobeEmbeddingCollection | FullEmbeddingCollection | HashingTrickCollection
+
+
+class Schema(Protocol):
+    """What of a prepared data set a model depends on; ``robe.data.PreparedDataset`` has it."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The categorical fields, in order."""
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """The numeric features, in order."""
+
+
+def build_embedding(
+    config: EmbeddingConfig, fields: Sequence[Field], dim: int, pooling: str = "mean", *, sparse: bool = False
+) -> Collection:
+    """The embedding collection of ``config`` for ``fields``.
+
+    Args:
+        config: kind, size and hash.
+        fields: one table for each.
+        dim: D.
+        pooling: of multi-valued fields: ``"mean"``, ``"sum"`` or ``"max"``.
+        sparse: gradients of the touched rows only.
+
+    Returns:
+        A module ids [B, F] -> [B, F, D].
+
+    Raises:
+        ValueError: a field has no vocabulary and the kind needs one.
+    """
+    size = {key: getattr(config, key) for key in SIZES if getattr(config, key) is not None}
+    if not size and config.kind != "full":
+        size = {"compression": DEFAULT_COMPRESSION}
+    unbounded = [field.name for field in fields if field.num_embeddings is None]
+    if unbounded and config.kind != "robe":
+        raise ValueError(
+            f"embedding.kind: {config.kind!r} needs the number of ids of every field, and {unbounded[:3]} "
+            "have direct ids without a vocabulary: use kind 'robe', or prepare the data with --ids vocabulary"
+        )
+    if unbounded and "compression" in size:
+        raise ValueError(
+            f"embedding.compression: unknown for fields without a vocabulary ({unbounded[:3]}): "
+            "give embedding.num_slots or embedding.memory"
+        )
+    tables = [Table(field.name, field.num_embeddings, dim) for field in fields]
+    common: dict[str, Any] = {"init_std": config.init_std, "mode": pooling}
+    seed = config.seed or 0
+    if config.kind == "full":
+        return FullEmbeddingCollection(tables, sparse=sparse, **common)
+    if config.kind == "robe":
+        hashes = {"universal": UniversalHash, "mixed": MixedHash, "released": ReleasedHash}
+        return RobeEmbeddingCollection(
+            tables, **size, block_size=config.block_size, hash=hashes[config.hash](seed=seed),
+            use_sign=config.use_sign, **common,
+        )  # fmt: skip
+    return HashingTrickCollection(tables, **size, capped=config.kind == "capped", seed=seed, sparse=sparse, **common)
+
+
+def build_model(config: RunConfig, schema: Schema) -> DLRM:
+    """The model of ``config`` for data of ``schema``, with initial values from torch's global generator.
+
+    Returns:
+        A module (dense [B, num_dense] or None, ids) -> logits [B]; its embedding is ``model.embedding``.
+
+    Raises:
+        ValueError: the data do not fit the configuration.
+    """
+    if not schema.fields:
+        raise ValueError("data: expected at least one categorical field, found none")
+    model = config.model
+    embedding = build_embedding(
+        config.embedding,
+        schema.fields,
+        model.embedding_dim,
+        model.pooling,
+        sparse=config.train.sparse_gradients is True,
+    )
+    return DLRM(embedding, num_dense=len(schema.dense_names), bottom_mlp=model.bottom_mlp, top_mlp=model.top_mlp)
+
+
+def build_optimizers(config: TrainConfig, model: nn.Module, embedding: nn.Module) -> list[torch.optim.Optimizer]:
+    """One optimizer, or two where the embedding has sparse gradients under Adam."""
+    embedding_lr = config.embedding_learning_rate or config.learning_rate
+    tables = list(embedding.parameters())
+    known = {id(parameter) for parameter in tables}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    groups = [{"params": rest, "lr": config.learning_rate}]
+    if config.sparse_gradients is True:
+        return [_dense(config, groups), _sparse(config, tables, embedding_lr)]
+    return [_dense(config, [*groups, {"params": tables, "lr": embedding_lr}])]
+
+
+def _dense(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    decay = config.weight_decay
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, weight_decay=decay, fused=True)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, weight_decay=decay, fused=True)
+    return torch.optim.Adagrad(groups, weight_decay=decay)
+
+
+def _sparse(config: TrainConfig, tables: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.SparseAdam(tables, lr=lr)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(tables, lr=lr)
+    return torch.optim.Adagrad(tables, lr=lr)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of a model.
+
+    Args:
+        embedding: stored by the embedding.
+        dense: all others.
+        full: what full tables would store; None for fields without a vocabulary.
+    """
+
+    embedding: int
+    dense: int
+    full: int | None
+
+
+def count(model: nn.Module, embedding: nn.Module) -> Sizes:
+    """Counts the parameters of ``model``."""
+    stored = sum(parameter.numel() for parameter in embedding.parameters())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    unbounded = any(table.num_embeddings is None for table in cast(Iterable[Any], embedding.tables))
+    full = None if unbounded else int(embedding.full_parameters)  # type: ignore[arg-type]
+    return Sizes(stored, total - stored, full)

@@ -1,0 +1,311 @@
+"""The configuration of a training run: frozen dataclasses, read from YAML or JSON, dotted overrides on top."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+
+from robe.checks import nearest
+
+SIZES = ("compression", "num_slots", "memory")
+DEFAULT_COMPRESSION = 1000.0
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the data lie.
+
+    Args:
+        path: prepared data set, a folder made by ``robe prepare``.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network around the embeddings.
+
+    Args:
+        name: ``"dlrm"``.
+        embedding_dim: D, the size of every embedding; default 16.
+        bottom_mlp: hidden layers over the numeric features; a last layer to ``embedding_dim`` follows by itself.
+        top_mlp: hidden layers over the interactions; a last layer to one logit follows by itself.
+        pooling: how the ids of a multi-valued field become one embedding: ``"mean"``, ``"sum"`` or ``"max"``.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: Literal["dlrm"] = "dlrm"
+    embedding_dim: PositiveInt = 16
+    bottom_mlp: tuple[PositiveInt, ...] = (512, 256, 64)
+    top_mlp: tuple[PositiveInt, ...] = (512, 256)
+    pooling: Literal["mean", "sum", "max"] = "mean"
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """How embeddings are stored.
+
+    Args:
+        kind: ``"robe"`` (one shared array), ``"full"`` (a row per token), ``"hashing"`` (the hashing trick, row by
+            row) or ``"capped"`` (hashing trick with small tables kept whole).
+        compression: size as parameters of the full tables / parameters stored. At most one of ``compression``,
+            ``num_slots`` and ``memory``; with none of them the compression is 1000. Full tables take none.
+        num_slots: size as a number of parameters.
+        memory: size in bytes, such as ``"64MB"``.
+        block_size: Z, consecutive slots placed together; only for ``"robe"``; default 4.
+        hash: ``"universal"`` (equation 5 of the paper), ``"mixed"`` or ``"released"``; only for ``"robe"``.
+        seed: seed of the hash; None (default) follows ``train.seed``, so that runs over seeds vary the hash as well.
+        use_sign: multiply each slot by a hashed sign (equation 2 of the paper); only for ``"robe"``.
+        init_std: standard deviation of the initial values; default 0.01. Worth tuning for every kind and size.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    kind: Literal["robe", "full", "hashing", "capped"] = "robe"
+    compression: PositiveFloat | None = None
+    num_slots: PositiveInt | None = None
+    memory: PositiveInt | str | None = None
+    block_size: PositiveInt = 4
+    hash: Literal["universal", "mixed", "released"] = "universal"
+    seed: int | None = None
+    use_sign: bool = False
+    init_std: NonNegativeFloat = 0.01
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is trained.
+
+    Args:
+        epochs: most passes over the training rows; default 10.
+        max_steps: most optimizer steps, for trials; default None (no limit).
+        batch_size: rows of an optimizer step; default 2048.
+        eval_batch_size: rows of an evaluation batch; default 16384.
+        optimizer: ``"adam"``, ``"sgd"`` or ``"adagrad"``.
+        learning_rate: of all parameters; default 1e-3.
+        embedding_learning_rate: of the embeddings; None (default) for ``learning_rate``.
+        sparse_gradients: gradients of the touched rows only, for tables of rows: SparseAdam for ``"adam"``, which
+            leaves the moments of untouched rows alone. ``"auto"`` (default): on for full tables, unless pooled by max.
+        weight_decay: L2 penalty on all parameters; default 0. Not with sparse gradients.
+        eval_every: steps between evaluations on the validation split; None (default) for once an epoch.
+        early_stop_patience: evaluations in a row without a better validation AUC before training stops; default 2,
+            None to never stop early.
+        checkpoint_every: steps between further checkpoints, besides the one at every evaluation; default None.
+        log_every: steps between lines of train loss, and between checks that it is finite; default 100.
+        seed: of initial values and shuffling, and of the hash unless ``embedding.seed`` is given; default 0.
+        device: ``"auto"`` (CUDA where present), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        threads: CPU threads of torch; None (default) leaves torch's own number.
+        tensorboard: also write TensorBoard events; needs the extra ``robe[tensorboard]``.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    epochs: PositiveInt = 10
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 2048
+    eval_batch_size: PositiveInt = 16384
+    optimizer: Literal["adam", "sgd", "adagrad"] = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    embedding_learning_rate: PositiveFloat | None = None
+    sparse_gradients: bool | Literal["auto"] = "auto"
+    weight_decay: NonNegativeFloat = 0.0
+    eval_every: PositiveInt | None = None
+    early_stop_patience: PositiveInt | None = 2
+    checkpoint_every: PositiveInt | None = None
+    log_every: PositiveInt = 100
+    seed: NonNegativeInt = 0
+    device: str = "auto"
+    threads: PositiveInt | None = None
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a training run; the sections of the configuration file."""
+
+    __pydantic_config__ = _STRICT
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+_SECTIONS = {"data": DataConfig, "model": ModelConfig, "embedding": EmbeddingConfig, "train": TrainConfig}
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
+    """Reads a configuration: overrides win over the file, the file over the defaults.
+
+    A layer that sets one of ``embedding.compression``, ``num_slots`` and ``memory`` replaces the size set below it,
+    and one that sets ``embedding.kind`` to ``full`` removes it.
+
+    Args:
+        path: YAML or JSON file with the sections ``data``, ``model``, ``embedding``, ``train``; None for defaults.
+        overrides: ``{"train.epochs": 5}``, or texts ``"train.epochs=5"`` whose values are read as YAML.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read as YAML, a key is unknown (the nearest known one is named), or a value
+            has the wrong type or lies outside its range.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for source, layer in ((str(path), _read_file(path)), ("overrides", _read_overrides(overrides))):
+        _check_keys(source, layer)
+        _merge(merged, layer)
+    return _validate(merged)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The same configuration, checked again, with every default that depends on another key filled in."""
+    config = _validate(to_dict(config))
+    embedding, train = config.embedding, config.train
+    if embedding.kind != "full" and not _sizes(embedding):
+        embedding = dataclasses.replace(embedding, compression=DEFAULT_COMPRESSION)
+    if embedding.seed is None:
+        embedding = dataclasses.replace(embedding, seed=train.seed)
+    if train.sparse_gradients == "auto":
+        train = dataclasses.replace(train, sparse_gradients=embedding.kind == "full" and config.model.pooling != "max")
+    if train.sparse_gradients and embedding.kind == "robe":
+        raise ValueError(
+            "train.sparse_gradients: a ROBE array is small and its gradient dense; expected false or 'auto', got true"
+        )
+    if train.sparse_gradients and train.weight_decay:
+        raise ValueError(
+            f"train.weight_decay: expected 0 with sparse gradients, got {train.weight_decay}: "
+            "a penalty touches every row; set train.sparse_gradients=false"
+        )
+    if train.sparse_gradients and config.model.pooling == "max":
+        raise ValueError("train.sparse_gradients: torch has none for model.pooling='max'; expected false, got true")
+    data = dataclasses.replace(config.data, path=str(Path(config.data.path).expanduser().resolve()))
+    return dataclasses.replace(config, data=data, embedding=embedding, train=train)
+
+
+def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The configuration as plain dicts and lists, in the form of the file."""
+    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as YAML text that ``load_config`` reads."""
+    return str(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None))
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Lines such as ``train.seed: 0 -> 1`` for every key in which two configurations differ."""
+    a, b = to_dict(old), to_dict(new)
+    return [
+        f"{section}.{key}: {a[section][key]!r} -> {b[section][key]!r}"
+        for section in a
+        for key in a[section]
+        if a[section][key] != b[section][key]
+    ]
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """``["train.epochs=5"]`` as ``{"train.epochs": 5}``; values are YAML, ``none`` is None, the last one wins."""
+    return dict(_read_override(text) for text in ([texts] if isinstance(texts, str) else texts))
+
+
+def _sizes(embedding: EmbeddingConfig) -> dict[str, Any]:
+    return {key: getattr(embedding, key) for key in SIZES if getattr(embedding, key) is not None}
+
+
+def _read_file(path: Path | str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected a YAML or JSON configuration: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected sections {sorted(_SECTIONS)} at the top, got {content!r:.40}")  # noqa: TRY004
+    return content
+
+
+def _read_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    if not isinstance(overrides, Mapping):
+        overrides = parse_overrides(overrides)
+    layer: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        section, dot, key = dotted.partition(".")
+        if not dot:
+            known = [f"{s}.{f.name}" for s, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
+            raise ValueError(f"{dotted!r}: expected section.key such as train.epochs, {nearest(dotted, known)}")
+        layer.setdefault(section, {})[key] = value
+    return layer
+
+
+def _read_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r}: expected section.key=value such as train.epochs=5")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r}: the value cannot be read as YAML: {' '.join(str(error).split())}") from error
+    return key.strip(), None if parsed == "none" else parsed
+
+
+def _check_keys(source: str, layer: Mapping[str, Any]) -> None:
+    for section, values in layer.items():
+        if section not in _SECTIONS:
+            raise ValueError(f"{source}: unknown section {section!r}; {nearest(str(section), _SECTIONS)}")
+        if values is None:
+            continue
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{source}: {section}: expected keys and values, got {values!r}")  # noqa: TRY004
+        known = [f.name for f in dataclasses.fields(_SECTIONS[section])]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"{source}: unknown key {section}.{key}; {nearest(str(key), known)}")
+
+
+def _merge(merged: dict[str, dict[str, Any]], layer: Mapping[str, Any]) -> None:
+    embedding = layer.get("embedding") or {}
+    if embedding.get("kind") == "full" or any(embedding.get(key) is not None for key in SIZES):
+        for key in SIZES:
+            merged.get("embedding", {}).pop(key, None)
+    for section, values in layer.items():
+        merged.setdefault(section, {}).update(values or {})
+
+
+def _validate(values: Mapping[str, Any]) -> RunConfig:
+    try:
+        config = _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in e['loc'][:2])}: {e['msg']}, got {e['input']!r}" for e in error.errors()
+        ]
+        raise ValueError("configuration: " + "; ".join(problems)) from None
+    sizes = _sizes(config.embedding)
+    if config.embedding.kind == "full" and sizes:
+        raise ValueError(f"embedding: full tables have no size to choose, got {sizes}: remove it or change the kind")
+    if len(sizes) > 1:
+        raise ValueError(f"embedding: expected at most one of {', '.join(SIZES)}, got {sizes}")
+    return config

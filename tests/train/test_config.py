@@ -1,0 +1,117 @@
+import dataclasses
+import json
+
+import pytest
+
+from robe.train import EmbeddingConfig, RunConfig, TrainConfig, load_config, resolve, to_dict, to_yaml
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {epochs: 3, batch_size: 64}\nmodel:\n  top_mlp: [8, 4]\n")
+    config = load_config(file, ["train.epochs=7", "train.learning_rate=1e-2"])
+    assert (config.train.epochs, config.train.batch_size, config.train.learning_rate) == (7, 64, 0.01)
+    assert config.model.top_mlp == (8, 4)
+    assert config.train.optimizer == "adam"
+
+
+def test_json_and_mapping(tmp_path):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"embedding": {"kind": "hashing"}}))
+    assert load_config(file, {"embedding.compression": 10}).embedding == EmbeddingConfig("hashing", compression=10.0)
+
+
+def test_a_saved_configuration_reads_back(tmp_path):
+    config = resolve(load_config(None, ["model.bottom_mlp=[]", "train.early_stop_patience=none", "data.path=x"]))
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config(file) == config
+    assert config.model.bottom_mlp == ()
+    assert config.train.early_stop_patience is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=5", r"unknown key train\.epoch; did you mean 'epochs'\? Known: \["),
+        ("trian.epochs=5", r"unknown section 'trian'; did you mean 'train'\?"),
+        ("epochs=5", r"expected section\.key such as train\.epochs, did you mean 'train\.epochs'"),
+        ("train.epochs", r"expected section\.key=value"),
+        ("train.epochs=0", r"train\.epochs: Input should be greater than 0, got 0"),
+        ("train.epochs=many", r"train\.epochs: .*valid integer.*got 'many'"),
+        ("train.learning_rate=.nan", r"train\.learning_rate: .*got nan"),
+        ("train.learning_rate=.inf", r"train\.learning_rate: .*finite.*got inf"),
+        ("train.optimizer=lamb", r"train\.optimizer: Input should be 'adam', 'sgd' or 'adagrad', got 'lamb'"),
+        ("embedding.kind=tt", r"embedding\.kind: Input should be 'robe', 'full', 'hashing' or 'capped'"),
+        ("train.epochs=[", r"cannot be read as YAML"),
+    ],
+)
+def test_bad_overrides_are_explained(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(None, [override])
+
+
+@pytest.mark.parametrize("content", ["train: [", "- a\n- b\n", "train: 3\n", "just text", "\x00\x01"])
+def test_bad_files_are_explained(tmp_path, content):
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"bad\.yaml"):
+        load_config(file)
+
+
+def test_missing_and_empty_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_config(tmp_path / "no.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(tmp_path / "empty.yaml") == RunConfig()
+
+
+class TestSize:
+    def test_default_is_filled_in_when_resolved(self):
+        assert resolve(RunConfig()).embedding.compression == 1000.0
+        assert resolve(RunConfig(embedding=EmbeddingConfig("full"))).embedding.compression is None
+
+    def test_a_later_layer_replaces_the_size(self, tmp_path):
+        file = tmp_path / "run.yaml"
+        file.write_text("embedding: {compression: 100}\n")
+        config = load_config(file, ["embedding.memory=64MB"])
+        assert (config.embedding.compression, config.embedding.memory) == (None, "64MB")
+        assert load_config(file, ["embedding.kind=full"]).embedding.compression is None
+
+    def test_two_sizes_at_once(self):
+        with pytest.raises(ValueError, match="at most one of compression, num_slots, memory"):
+            load_config(None, ["embedding.memory=64MB", "embedding.num_slots=10"])
+
+    def test_full_tables_take_none(self):
+        with pytest.raises(ValueError, match="full tables have no size to choose"):
+            load_config(None, ["embedding.kind=full", "embedding.compression=10"])
+        with pytest.raises(ValueError, match="full tables have no size to choose"):
+            resolve(RunConfig(embedding=EmbeddingConfig("full", num_slots=10)))
+
+
+class TestResolve:
+    def test_is_idempotent_and_fills_in(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config = load_config(None, ["data.path=here", "train.seed=5"])
+        resolved = resolve(config)
+        assert resolve(resolved) == resolved
+        assert resolved.embedding.seed == 5
+        assert resolved.train.sparse_gradients is False
+        assert resolved.data.path == str(tmp_path / "here")
+
+    def test_checks_what_was_built_by_hand(self):
+        with pytest.raises(ValueError, match=r"train\.epochs"):
+            resolve(RunConfig(train=TrainConfig(epochs=0)))
+
+    def test_sparse_gradients(self):
+        full = RunConfig(embedding=EmbeddingConfig("full"))
+        assert resolve(full).train.sparse_gradients is True
+        decay = dataclasses.replace(full, train=TrainConfig(weight_decay=0.1))
+        with pytest.raises(ValueError, match=r"train\.weight_decay: expected 0 with sparse gradients"):
+            resolve(decay)
+        with pytest.raises(ValueError, match=r"train\.sparse_gradients: a ROBE array"):
+            resolve(RunConfig(train=TrainConfig(sparse_gradients=True)))
+
+
+def test_to_dict_is_plain():
+    assert to_dict(RunConfig())["model"]["top_mlp"] == [512, 256]
