@@ -128,7 +128,8 @@ class Layout:
             direct = self.num_slots - self.hashed_slots
             raise ValueError(
                 f"num_slots: expected at least block_size={self.block_size} slots beside the {direct} of direct "
-                f"tables, got {self.num_slots}: a block would overlap itself. Use a larger array or a smaller Z"
+                f"tables, got {self.num_slots} (from compression or memory, if given): a block would overlap "
+                "itself. Use a larger array or a smaller Z"
             )
         self._check_hashed_tables()
 

@@ -65,7 +65,11 @@ def build_embedding(
             f"embedding.compression: unknown for fields without a vocabulary ({unbounded[:3]}): "
             "give embedding.num_slots or embedding.memory"
         )
-    tables = [Table(field.name, field.num_embeddings, dim) for field in fields]
+    direct = config.direct_rows if config.kind == "robe" else 0
+    tables = [
+        Table(field.name, field.num_embeddings, dim, direct=field.num_embeddings in range(1, direct + 1))
+        for field in fields
+    ]
     common: dict[str, Any] = {"init_std": config.init_std, "mode": pooling}
     seed = config.seed or 0
     if config.kind == "full":

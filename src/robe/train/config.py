@@ -5,11 +5,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     ConfigDict,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -74,6 +75,8 @@ class EmbeddingConfig:
         hash: ``"universal"`` (equation 5 of the paper), ``"mixed"`` or ``"released"``; only for ``"robe"``.
         seed: seed of the hash; None (default) follows ``train.seed``, so that runs over seeds vary the hash as well.
         use_sign: multiply each slot by a hashed sign (equation 2 of the paper); only for ``"robe"``.
+        direct_rows: tables of up to this many rows are stored row by row beside the hashed ones, in the same array and
+            its budget; only for ``"robe"``; default 0 (none, as in the paper).
         init_std: standard deviation of the initial values; default 0.01. Worth tuning for every kind and size.
     """
 
@@ -87,6 +90,7 @@ class EmbeddingConfig:
     hash: Literal["universal", "mixed", "released"] = "universal"
     seed: int | None = None
     use_sign: bool = False
+    direct_rows: NonNegativeInt = 0
     init_std: NonNegativeFloat = 0.01
 
 
@@ -99,6 +103,8 @@ class TrainConfig:
         max_steps: most optimizer steps, for trials; default None (no limit).
         batch_size: rows of an optimizer step; default 2048.
         eval_batch_size: rows of an evaluation batch; default 16384.
+        shuffle_rows: rows that are shuffled together in memory; a smaller training split is shuffled as a whole, a
+            larger one window by window. Default 2^20. More for data sorted by user or by time, where it matters.
         optimizer: ``"adam"``, ``"sgd"`` or ``"adagrad"``.
         learning_rate: of all parameters; default 1e-3.
         embedding_learning_rate: of the embeddings; None (default) for ``learning_rate``.
@@ -122,6 +128,7 @@ class TrainConfig:
     max_steps: PositiveInt | None = None
     batch_size: PositiveInt = 2048
     eval_batch_size: PositiveInt = 16384
+    shuffle_rows: Annotated[int, Field(ge=4096)] = 1 << 20
     optimizer: Literal["adam", "sgd", "adagrad"] = "adam"
     learning_rate: PositiveFloat = 1e-3
     embedding_learning_rate: PositiveFloat | None = None

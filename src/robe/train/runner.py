@@ -68,7 +68,9 @@ def run(
         model = build_model(config, dataset).to(device)
         embedding = cast(nn.Module, model.embedding)
         optimizers = build_optimizers(config.train, model, embedding)
-        loader = Loader(dataset, "train", config.train.batch_size, shuffle=True, seed=config.train.seed)
+        loader = Loader(
+            dataset, "train", config.train.batch_size, seed=config.train.seed, window_rows=config.train.shuffle_rows
+        )
         tensorboard = _summary_writer() if config.train.tensorboard else None
 
         checkpoint = folder.find(config, dataset.digest, resume, overwrite)
