@@ -44,6 +44,22 @@ def test_without_numeric_features():
     assert model(None, torch.randint(0, 50, (5, 26))).shape == (5,)
 
 
+@pytest.mark.parametrize("num_dense", [0, 13])
+def test_concatenated_embeddings_reach_the_top(num_dense):
+    model = make(num_dense, concat_embeddings=True)
+    plain = make(num_dense)
+    assert model.top[0].in_features == plain.top[0].in_features + 26 * 16
+    with torch.no_grad():  # with no weight on the embeddings it is the plain model
+        model.load_state_dict({k: v for k, v in plain.state_dict().items() if k != "top.0.weight"}, strict=False)
+        model.top[0].weight.zero_()
+        model.top[0].weight[:, 26 * 16 :] = plain.top[0].weight
+    dense, ids = (torch.rand(5, 13) if num_dense else None), torch.randint(0, 50, (5, 26))
+    torch.testing.assert_close(model(dense, ids), plain(dense, ids))
+    with torch.no_grad():
+        model.top[0].weight[:, :16] = 1
+    assert not torch.allclose(model(dense, ids), plain(dense, ids))
+
+
 def test_bags():
     emb = robe.RobeEmbeddingCollection(TABLES[:2], num_slots=500)
     model = DLRM(emb, num_dense=0)

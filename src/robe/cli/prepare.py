@@ -189,9 +189,12 @@ def _summary(dataset: PreparedDataset, as_json: bool) -> None:
     from rich.table import Table
 
     console = Console()
-    splits = Table("split", "rows", "label rate", "best AUC", title=str(dataset.path), title_justify="left")
+    splits = Table("split", "rows", "label rate", title=str(dataset.path), title_justify="left")
+    planted = any(info.best_auc is not None for info in manifest.splits.values())  # known for generated data alone
+    if planted:
+        splits.add_column("best AUC")
     for name, info in manifest.splits.items():
-        splits.add_row(name, f"{info.rows:,}", _number(info.label_rate), _number(info.best_auc))
+        splits.add_row(name, f"{info.rows:,}", _number(info.label_rate), *([_number(info.best_auc)] if planted else []))
     console.print(splits)
     multi = sum(field.multi for field in dataset.fields)
     counted = [field.num_embeddings for field in dataset.fields if field.num_embeddings is not None]

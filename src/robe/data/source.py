@@ -103,7 +103,7 @@ class Source:
         except (pa.ArrowInvalid, OSError) as error:
             message = _first_line(error)
             if "straddling" in message:
-                message = f"a line is longer than {_BLOCK >> 20} MB: is {self._separator!r} text with line breaks?"
+                message = f"a line is longer than {_BLOCK >> 20} MB; is this a table of text with line breaks?"
             raise DataError(f"{self.path}: cannot be read: {message}") from error
 
     def _header(self) -> list[str]:

@@ -35,6 +35,8 @@ class DLRM(nn.Module):
         num_dense: numeric features; 0 for none.
         bottom_mlp: hidden widths of the bottom MLP; its last layer has D outputs.
         top_mlp: hidden widths of the top MLP; its last layer has one output.
+        concat_embeddings: give the embeddings themselves to the top MLP too. DLRM gives it the bottom MLP's output and
+            the dot products, so that without numeric features it sees nothing of a single field.
 
     Raises:
         ValueError: the embedding's fields differ in dim, or there is only one feature to interact.
@@ -46,6 +48,7 @@ class DLRM(nn.Module):
         num_dense: int = 13,
         bottom_mlp: Sequence[int] = (512, 256, 64),
         top_mlp: Sequence[int] = (512, 256),
+        concat_embeddings: bool = False,
     ) -> None:
         super().__init__()
         dim = embedding.embedding_dim
@@ -56,9 +59,11 @@ class DLRM(nn.Module):
             raise ValueError("embedding: DLRM needs at least two features to interact, numeric ones counted as one")
         self.embedding = embedding
         self.num_dense = num_dense
+        self.concat_embeddings = concat_embeddings
         self.bottom = mlp([num_dense, *bottom_mlp, dim], last_relu=True) if num_dense else None
         self.interaction = DotInteraction(features)
         top_inputs = self.interaction.num_outputs + (dim if num_dense else 0)
+        top_inputs += dim * embedding.num_fields if concat_embeddings else 0
         self.top = mlp([top_inputs, *top_mlp, 1], last_relu=False)
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
@@ -74,17 +79,20 @@ class DLRM(nn.Module):
         Raises:
             ValueError: ``dense`` is missing, unexpected or of another width.
         """
+        self._check(dense)
         vectors = self.embedding(ids)  # [B, F, D]
-        if self.bottom is None:
+        parts = [vectors.flatten(1)] if self.concat_embeddings else []
+        if self.bottom is not None:
+            bottom = self.bottom(dense)  # [B, D]
+            parts.append(bottom)
+            vectors = torch.cat([bottom.unsqueeze(1), vectors], dim=1)
+        logits: Tensor = self.top(torch.cat([*parts, self.interaction(vectors)], dim=1)).squeeze(-1)
+        return logits
+
+    def _check(self, dense: Tensor | None) -> None:
+        if self.num_dense == 0:
             if dense is not None and dense.shape[-1] != 0:
                 raise ValueError(f"dense: expected None, the model has num_dense=0; got shape {tuple(dense.shape)}")
-            top_input = self.interaction(vectors)
-        else:
-            if dense is None or dense.shape[-1] != self.num_dense:
-                got = None if dense is None else tuple(dense.shape)
-                raise ValueError(f"dense: expected shape [B, {self.num_dense}], got {got}")
-            bottom = self.bottom(dense)  # [B, D]
-            pairs = self.interaction(torch.cat([bottom.unsqueeze(1), vectors], dim=1))
-            top_input = torch.cat([bottom, pairs], dim=1)
-        logits: Tensor = self.top(top_input).squeeze(-1)
-        return logits
+        elif dense is None or dense.shape[-1] != self.num_dense:
+            got = None if dense is None else tuple(dense.shape)
+            raise ValueError(f"dense: expected shape [B, {self.num_dense}], got {got}")

@@ -11,12 +11,9 @@ class DotInteraction(nn.Module):
         num_features: F, vectors per sample.
     """
 
-    pairs: Tensor  # int64 [2, F * (F - 1) / 2]
-
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
-        self.register_buffer("pairs", torch.tril_indices(num_features, num_features, offset=-1), persistent=False)
 
     @property
     def num_outputs(self) -> int:
@@ -26,4 +23,6 @@ class DotInteraction(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[B, F, D] -> [B, F * (F - 1) / 2], pairs (1, 0), (2, 0), (2, 1), (3, 0), ..."""
         products = torch.bmm(features, features.transpose(1, 2))  # [B, F, F]
-        return products[:, self.pairs[0], self.pairs[1]]
+        # Made anew: a buffer would be lost on the way through the meta device.
+        row, column = torch.tril_indices(self.num_features, self.num_features, offset=-1, device=features.device)
+        return products.flatten(1).index_select(1, row * self.num_features + column)

@@ -102,7 +102,13 @@ def build_model(config: RunConfig, schema: Schema) -> DLRM:
         model.pooling,
         sparse=config.train.sparse_gradients is True,
     )
-    return DLRM(embedding, num_dense=len(schema.dense_names), bottom_mlp=model.bottom_mlp, top_mlp=model.top_mlp)
+    return DLRM(
+        embedding,
+        num_dense=len(schema.dense_names),
+        bottom_mlp=model.bottom_mlp,
+        top_mlp=model.top_mlp,
+        concat_embeddings=model.concat_embeddings,
+    )
 
 
 def build_optimizers(config: TrainConfig, model: nn.Module, embedding: nn.Module) -> list[torch.optim.Optimizer]:

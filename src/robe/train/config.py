@@ -48,6 +48,8 @@ class ModelConfig:
         embedding_dim: D, the size of every embedding; default 16.
         bottom_mlp: hidden layers over the numeric features; a last layer to ``embedding_dim`` follows by itself.
         top_mlp: hidden layers over the interactions; a last layer to one logit follows by itself.
+        concat_embeddings: give the embeddings themselves to the top MLP too, beside their dot products; default false,
+            as in DLRM. Worth trying where there are no numeric features.
         pooling: how the ids of a multi-valued field become one embedding: ``"mean"``, ``"sum"`` or ``"max"``.
     """
 
@@ -57,6 +59,7 @@ class ModelConfig:
     embedding_dim: PositiveInt = 16
     bottom_mlp: tuple[PositiveInt, ...] = (512, 256, 64)
     top_mlp: tuple[PositiveInt, ...] = (512, 256)
+    concat_embeddings: bool = False
     pooling: Literal["mean", "sum", "max"] = "mean"
 
 
