@@ -447,3 +447,30 @@ def test_an_epoch_sees_every_row(config, data):
     assert sum(batch.size for batch in loader) == 2400
     assert len(loader) == 24
     assert dataclasses.is_dataclass(resolve(config()))
+
+
+def test_learning_rate_decays_smoothly_with_the_step(config, tmp_path, monkeypatch):
+    seen = []
+    original = Loop._step
+
+    def watched(self, batch):
+        loss = original(self, batch)
+        seen.append([group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups])
+        return loss
+
+    monkeypatch.setattr(Loop, "_step", watched)
+    run(config("train.learning_rate_decay=0.25", "train.embedding_learning_rate=0.1"), tmp_path)
+    assert len(seen) == 72  # 24 an epoch
+    for step, (dense, embedding) in enumerate(seen):
+        assert dense == pytest.approx(0.01 * 0.25 ** (step / 24))
+        assert embedding == pytest.approx(0.1 * 0.25 ** (step / 24))
+
+
+def test_a_resumed_run_decays_as_an_undisturbed_one(config, tmp_path, monkeypatch):
+    this = config("train.learning_rate_decay=0.25")
+    crash_at(monkeypatch, 30)
+    with pytest.raises(CrashError):
+        run(this, tmp_path / "crashed")
+    monkeypatch.undo()
+    assert run(this, tmp_path / "crashed").history == run(this, tmp_path / "whole").history
+    assert same_bits(weights(tmp_path / "crashed"), weights(tmp_path / "whole"))

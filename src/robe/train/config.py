@@ -110,6 +110,7 @@ class TrainConfig:
             larger one window by window. Default 2^20. More for data sorted by user or by time, where it matters.
         optimizer: ``"adam"``, ``"sgd"`` or ``"adagrad"``.
         learning_rate: of all parameters; default 1e-3.
+        learning_rate_decay: factor on all learning rates per epoch, applied smoothly at every step; default 1 (none).
         embedding_learning_rate: of the embeddings; None (default) for ``learning_rate``.
         sparse_gradients: gradients of the touched rows only, for tables of rows: SparseAdam for ``"adam"``, which
             leaves the moments of untouched rows alone. ``"auto"`` (default): on for full tables, unless pooled by max.
@@ -134,6 +135,7 @@ class TrainConfig:
     shuffle_rows: Annotated[int, Field(ge=4096)] = 1 << 20
     optimizer: Literal["adam", "sgd", "adagrad"] = "adam"
     learning_rate: PositiveFloat = 1e-3
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     embedding_learning_rate: PositiveFloat | None = None
     sparse_gradients: bool | Literal["auto"] = "auto"
     weight_decay: NonNegativeFloat = 0.0

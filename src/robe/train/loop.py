@@ -76,6 +76,7 @@ class Loop:
         self.device = next(model.parameters()).device
         self.steps_per_epoch = len(loader)
         self.state = State()
+        self.learning_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.total = config.epochs * self.steps_per_epoch
         if config.max_steps is not None:
             self.total = min(self.total, config.max_steps)
@@ -136,7 +137,10 @@ class Loop:
 
     def _step(self, batch: Batch) -> Tensor:
         batch = batch.to(self.device, non_blocking=True)
-        for optimizer in self.optimizers:
+        decay = self.config.learning_rate_decay**self.epoch  # of the step alone, so that it resumes by itself
+        for optimizer, rates in zip(self.optimizers, self.learning_rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * decay
             optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(self.model(batch.dense, batch.ids), batch.label)
         loss.backward()  # type: ignore[no-untyped-call]
