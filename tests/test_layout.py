@@ -58,6 +58,7 @@ def test_released_with_long_blocks_stays_in_bounds():
     [
         (lambda: Layout((), 10, 1), "tables: expected at least one"),
         (lambda: Layout((Table("a", 1, 1), Table("a", 1, 1)), 10, 1), r"names must be unique, repeated: \['a'\]"),
+        (lambda: Layout((Table("a", 1, 1, table_id=1), Table("b", 1, 1)), 10, 1), "table_id 1 is used twice"),
         (lambda: Layout((Table("a", 9, 4),), 3, 4), "num_slots: expected at least block_size=4 slots .* got 3"),
         (lambda: Layout((Table("a", 9, 4),), 30, 6), "block_size: 6 is above embedding_dim=4 .* must be a multiple"),
         (lambda: Layout((Table("a", 9, 4, direct=True), Table("b", 9, 4)), 38, 4), "beside the 36 of direct tables"),
@@ -90,13 +91,13 @@ def test_ids_outside_a_table(id):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("64MB", 64_000_000), ("64MiB", 64 * 2**20), ("1.5 GB", 1_500_000_000), (4096, 4096), ("10b", 10)],
+    [("64MB", 64_000_000), ("64MiB", 64 * 2**20), ("1.5 GB", 1_500_000_000), (4096, 4096), ("4096", 4096), ("10b", 10)],
 )
 def test_memory(text, size):
     assert parse_memory(text) == size
 
 
-@pytest.mark.parametrize("text", ["64", "MB", "-1MB", "64 potatoes", "0MB", 1.5])
+@pytest.mark.parametrize("text", ["6.4", "MB", "-1MB", "64 potatoes", "0MB", 1.5])
 def test_bad_memory(text):
     with pytest.raises(ValueError, match="memory: expected"):
         parse_memory(text)

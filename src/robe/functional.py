@@ -74,7 +74,7 @@ def robe_lookup(ids: Tensor | Jagged, array: Tensor, fields: Fields, mode: str =
     """Embeddings of all fields of a batch in one call.
 
     Args:
-        ids: int64 [B, F], one id per field and sample; or ``Jagged`` bags of F fields.
+        ids: int64 or int32 [B, F], one id per field and sample; or ``Jagged`` bags of F fields.
         array: [m], float32, float64, bfloat16 or float16.
         fields: the F input columns.
         mode: how a bag becomes one vector: "sum", "mean" or "max". Empty bags give zeros.
@@ -95,11 +95,11 @@ def robe_lookup(ids: Tensor | Jagged, array: Tensor, fields: Fields, mode: str =
         require_same_device("ids", ids.values, "array", array)
         weights = _check_weights(ids.weights, kind, array)
         return lookup(array, ids.values, ids.offsets, weights, fields.specs, fields.hash_spec, fields.width, kind)
-    require_dtype("ids", ids, torch.int64)
+    require_dtype("ids", ids, torch.int64, torch.int32)
     if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
         raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
     require_same_device("ids", ids, "array", array)
-    return lookup(array, ids, None, None, fields.specs, fields.hash_spec, fields.width, Mode.SUM)
+    return lookup(array, ids.to(torch.int64), None, None, fields.specs, fields.hash_spec, fields.width, Mode.SUM)
 
 
 def robe_embedding(input: Tensor, array: Tensor, fields: Fields) -> Tensor:

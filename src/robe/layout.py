@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -67,6 +66,27 @@ class Table:
         return self.num_embeddings * self.embedding_dim
 
 
+def check_tables(tables: Sequence[Table]) -> None:
+    """Raises ValueError unless there is a table and names are unique."""
+    if not tables:
+        raise ValueError("tables: expected at least one table")
+    names = [t.name for t in tables]
+    if repeated := sorted({n for n in names if names.count(n) > 1}):
+        raise ValueError(f"tables: names must be unique, repeated: {repeated}")
+
+
+def table_index(tables: Sequence[Table], table: int | str) -> int:
+    """The number of a table given by number or name; KeyError or IndexError if there is none."""
+    if isinstance(table, str):
+        names = [t.name for t in tables]
+        if table not in names:
+            raise KeyError(f"table: unknown name {table!r}; {nearest(table, names)}")
+        return names.index(table)
+    if not 0 <= table < len(tables):
+        raise IndexError(f"table: expected a number in [0, {len(tables)}), got {table}")
+    return table
+
+
 class Mode(IntEnum):
     """How the embeddings of a bag become one vector; the numbers are part of the op contract."""
 
@@ -115,11 +135,13 @@ class Layout:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tables", tuple(self.tables))
-        if not self.tables:
-            raise ValueError("tables: expected at least one table")
-        names = [t.name for t in self.tables]
-        if repeated := sorted({n for n in names if names.count(n) > 1}):
-            raise ValueError(f"tables: names must be unique, repeated: {repeated}")
+        check_tables(self.tables)
+        ids = [self.table_id(i) for i in range(len(self.tables))]
+        if repeated := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(
+                f"tables: table_id {repeated[0]} is used twice, so equal ids of these tables would share everything; "
+                "give table_id to all tables or to none"
+            )
         require_positive("num_slots", self.num_slots)
         require_positive("block_size", self.block_size)
         if not isinstance(self.hash, tuple(FORMS.values())):
@@ -168,14 +190,7 @@ class Layout:
 
     def index(self, table: int | str) -> int:
         """The number of a table given by number or name."""
-        if isinstance(table, str):
-            names = [t.name for t in self.tables]
-            if table not in names:
-                raise KeyError(f"table: unknown name {table!r}; {nearest(table, names)}")
-            return names.index(table)
-        if not 0 <= table < len(self.tables):
-            raise IndexError(f"table: expected a number in [0, {len(self.tables)}), got {table}")
-        return table
+        return table_index(self.tables, table)
 
     def table_id(self, index: int) -> int:
         """e, the number of a table in the hash."""
@@ -272,10 +287,6 @@ class Layout:
             ],
         }
 
-    def to_json(self) -> str:
-        """``to_dict()`` as canonical JSON."""
-        return json.dumps(self.to_dict(), sort_keys=True)
-
 
 def difference(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[str]:
     """The entries in which two ``Layout.to_dict()`` differ, as lines ``name: saved X, this module Y``."""
@@ -294,7 +305,7 @@ UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def parse_memory(memory: str | int) -> int:
-    """Bytes from an int or from text such as "64MB", "1.5 GB" (powers of 1000) or "64MiB" (of 1024).
+    """Bytes from an int or from text such as "4096", "64MB", "1.5 GB" (powers of 1000) or "64MiB" (of 1024).
 
     Raises:
         ValueError: the text is not a number and a unit, or is not positive.
@@ -302,7 +313,7 @@ def parse_memory(memory: str | int) -> int:
     if isinstance(memory, int) and not isinstance(memory, bool):
         require_positive("memory", memory)
         return memory
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", str(memory))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", f"{memory}B" if str(memory).isdigit() else str(memory))
     if match is None or match[2].upper() not in UNITS:
         raise ValueError(f'memory: expected bytes or text such as "64MB" or "64MiB", got {memory!r}')
     size = int(float(match[1]) * UNITS[match[2].upper()])

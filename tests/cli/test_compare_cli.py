@@ -37,12 +37,20 @@ def test_table_files_and_page(arguments, tmp_path):
     result = robe_compare(*arguments, "--methods", "full,robe", "--seeds", 2, "--progress")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert sum(line.startswith("│ robe") for line in lines) == 4
+    assert sum(re.match(r"robe +[14] ", line) is not None for line in lines) == 4
     assert "± is the sample standard deviation over seeds." in result.stdout
     assert re.search(r"robe Z=\d with [\d,]+ parameters instead of 55,2", result.stdout)
     assert "run 10/10 robe Z=4 50\N{MULTIPLICATION SIGN} seed 1" in result.stderr
     for name in ("results.csv", "summary.csv", "results.json", "index.html"):
         assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+def test_runs_of_one_step_have_no_rate(arguments, tmp_path):
+    result = robe_compare(*arguments, "--set", "train.max_steps=1")
+    assert result.exit_code == 0, result.stderr
+    content = json.loads((tmp_path / "out/results.json").read_text())
+    assert [record["samples_per_second"] for record in content["records"]] == [None] * 5
+    assert (tmp_path / "out/index.html").exists()
 
 
 def test_json_is_json_alone(arguments):
@@ -66,7 +74,7 @@ def test_failed_runs_end_in_exit_code_1(arguments):
         (["--tune", "embedding.init_std=0.1"], "two or more different values"),
         (["--set", "train.epoch=1"], "did you mean 'epochs'"),
         (["--seeds", "0"], "expected a positive int"),
-        (["--config", "none.yaml"], r"none\.yaml"),
+        (["--config", "none.yaml"], r"^none\.yaml: expected a YAML or JSON configuration file, found none$"),
     ],
 )
 def test_mistakes_write_nothing(arguments, tmp_path, extra, message):

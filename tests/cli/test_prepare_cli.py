@@ -73,6 +73,41 @@ def test_errors_are_one_line(robe, raw, tmp_path, change, message):
     assert [path.name for path in tmp_path.iterdir()] == ["raw.csv"]
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_nothing_but_a_data_set_is_overwritten(robe, raw, tmp_path, overwrite):
+    other = write_table(tmp_path / "other.csv", 50, seed=1)
+    before = raw.read_text(), other.read_text()
+    for sources, message in (
+        ([raw, raw], "is the input"),
+        ([raw, other], "is no data set of robe"),  # OUT forgotten
+        ([raw, tmp_path], "contains the input"),
+    ):
+        code, _, err = robe("prepare", "table", *sources, *TABLE, *overwrite)
+        assert code == 1
+        assert message in err
+        assert err.count("\n") == 1
+    assert (raw.read_text(), other.read_text()) == before
+
+
+def test_out_that_cannot_be_made(robe, raw):
+    code, _, err = robe("prepare", "table", raw, raw / "out", *TABLE)
+    assert code == 1
+    assert err.startswith(f"robe: error: out: {raw / 'out'} cannot be made")
+    assert ".partial" not in err
+
+
+def test_a_stray_quote_and_a_leak(robe, raw, tmp_path):
+    code, _, err = robe("prepare", "table", raw, tmp_path / "out", *TABLE, "--numeric", "rating")
+    assert code == 0
+    assert "robe: column 'rating' makes both the label and a feature" in err
+    lines = raw.read_text().splitlines()
+    lines[200] = lines[200].replace("u", '"u')
+    raw.write_text("\n".join(lines))
+    code, _, err = robe("prepare", "table", raw, tmp_path / "again", *TABLE)
+    assert code == 1
+    assert "line 201: a quote is opened and never closed" in err
+
+
 def test_usage(robe, raw):
     assert robe("prepare", "table", raw, "--label", "rating >= 4", "-c", "user")[0] == 2
     assert robe("prepare", "table", raw, "out", "-c", "user")[0] == 2

@@ -62,11 +62,12 @@ def test_progress_bar_is_on_stderr(robe, table_data, tmp_path):
         (["--set", "train.epoch=3"], "unknown key train.epoch; did you mean 'epochs'?"),
         (["--set", "epochs=3"], "expected section.key such as train.epochs"),
         (["--block-size", "100"], "block_size"),
-        (["--embedding", "rob"], "embedding.kind: Input should be 'robe', 'full', 'hashing' or 'capped', got 'rob'"),
+        (["--embedding", "rob"], "embedding.kind: expected 'robe', 'full', 'hashing' or 'capped', got 'rob'"),
         (["--embedding", "full", "--compression", "10"], "full tables have no size to choose"),
         (["--memory", "1MB", "--num-slots", "10"], "at most one of compression, num_slots, memory"),
         (["--memory", "plenty"], "plenty"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: expected a YAML or JSON configuration file, found none"),
+        (["--memory", "4000TB"], "out of memory: DefaultCPUAllocator: can't allocate memory"),
         (["--compression", "2", "--resume", "maybe"], "resume: unknown 'maybe'"),
         (["--device", "toaster"], "train.device: expected 'auto', 'cpu' or 'cuda', got 'toaster'"),
         (["--compression", "2", "--optimizer", "sgd", "--learning-rate", "1e30"], "lower the learning rate"),
@@ -88,6 +89,14 @@ def test_data_errors_are_one_line(robe, tmp_path):
     code, _, err = robe("train", tmp_path / "data", "--out", tmp_path / "run")
     assert (code, err.count("\n")) == (1, 1)
     assert "manifest.json" in err
+
+
+def test_a_run_of_one_step_has_no_rate(robe, table_data, tmp_path):
+    arguments = ("--compression", 2, *SMALL, "--set", "train.max_steps=1")
+    code, out, _ = robe("train", table_data, "--out", tmp_path, *arguments)
+    assert code == 0
+    assert "nan" not in out
+    assert "\N{EN DASH} samples/s; 1 steps" in out
 
 
 def test_usage_errors_exit_with_2(robe, table_data):

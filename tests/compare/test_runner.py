@@ -6,11 +6,12 @@ import sys
 import time
 
 import pytest
+import torch
 
 from robe.compare import RunFailedError, compare, make_plan, read_json
 from robe.compare.records import Record
-from robe.compare.runner import best_choice
-from robe.data import PreparedDataset, SyntheticSpec, generate
+from robe.compare.runner import _require_fitting, best_choice
+from robe.data import PreparedDataset, SyntheticSpec, TableSpec, generate, prepare_table
 from robe.train import load_result
 
 TINY = ["train.epochs=1", "train.batch_size=512", "model.bottom_mlp=[8]", "model.top_mlp=[8]", "train.threads=1"]
@@ -82,6 +83,25 @@ def test_first_of_equals_is_chosen_and_failures_are_not():
     ]
     assert best_choice(trials) == {"k": 2}
     assert best_choice(trials[:1]) is None
+
+
+def test_an_arm_that_does_not_fit_the_data_is_told_before_training(tmp_path):
+    raw = tmp_path / "raw.csv"
+    raw.write_text("click,user,item\n" + "".join(f"{i % 2},u{i % 37},i{i % 11}\n" for i in range(400)))
+    prepare_table(raw, tmp_path / "data", TableSpec("click", ("user", "item"), validation=0.2, test=0.2))
+    plan = make_plan(tmp_path / "data", methods=["robe", "full"], overrides=[*TINY, "embedding.memory=1KB"])
+    with pytest.raises(ValueError, match=r"^full: embedding.kind: 'full' needs the number of ids"):
+        compare(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    errors = [record.error for record in compare(plan, tmp_path / "out", keep_going=True).records]
+    assert errors[0] is None
+    assert "needs the number of ids" in errors[1]
+
+
+def test_checking_the_arms_leaves_the_generator_alone(plan, data, tmp_path):
+    before = torch.get_rng_state()
+    _require_fitting(plan, PreparedDataset.open(data))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_finished_runs_are_reused(plan, tmp_path):

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import polars as pl
@@ -97,6 +98,60 @@ def test_text_is_cut_and_stays_one_line(tmp_path: Path) -> None:
     assert (line, reason) == (302, "label: expected 0 or 1, got 3")
 
 
+def rows_with(**lines: str) -> str:
+    """12,000 rows, with the lines ``L<number>`` replaced."""
+    rows = [HEAD.strip(), *(f"1,u{i},0.5" for i in range(12_000))]
+    for name, text in lines.items():
+        rows[int(name[1:]) - 1] = text
+    return "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize("block", [1 << 24, 1 << 17])
+@pytest.mark.parametrize("row", ['1,"u,0.5', '1,u,"0.5', '"1,u,0.5'])
+def test_a_quote_never_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, block: int) -> None:
+    monkeypatch.setattr("robe.data.source._BLOCK", block)
+    for content in (rows_with(L6001=row), rows_with(L6001=row).rstrip()):
+        with pytest.raises(DataError, match=r"line 6001: a .*never closed.*--quote"):
+            prepare(tmp_path, content)
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="line 12001: a quote is opened"):
+        prepare(tmp_path, rows_with(L12001=row))
+
+
+def test_a_row_that_swallows_lines_counts_as_so_many(tmp_path: Path) -> None:
+    swallow = {"L3001": '1,"u,0.5', "L3003": "", "L3010": '1,u",0.5,1', "L5000": "1,a"}
+    dataset = prepare(tmp_path, rows_with(**swallow))
+    found = quarantined(dataset)
+    assert [line for line, _ in found] == [3001, 3002, *range(3004, 3011), 5000]
+    assert found[0][1] == "expected 3 columns, got 4 (a quoted value makes lines 3001 to 3010 one row)"
+    assert dataset.manifest.rows_read == 11_999
+    with pytest.raises(DataError, match="6000 of 12000 rows read are malformed"):
+        prepare_table(
+            write(tmp_path, rows_with(L3001='1,"u,0.5', L9000='1,u",0.5,1')),
+            tmp_path / "again",
+            TableSpec("label", categorical=("user",)),
+        )
+
+
+def write(folder: Path, content: str) -> Path:
+    (folder / "rows.csv").write_text(content)
+    return folder / "rows.csv"
+
+
+def test_lines_inside_good_rows_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "robe"):
+        dataset = prepare(tmp_path, rows_with(L3001='1,"u,0.5', L3010='1,u",0.5'))
+    assert "9 lines are inside quoted values" in caplog.text
+    assert dataset.manifest.rows_read == 12_000 - 9
+
+
+def test_rows_without_stray_quotes_are_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "robe"):
+        dataset = prepare(tmp_path, rows_with(L7='1,27" screen,1', L9='1,"a,b",1', L11="", L13="1"))
+    assert caplog.text == ""
+    assert [line for line, _ in quarantined(dataset)] == [13]
+
+
 def test_too_many(tmp_path: Path) -> None:
     content = HEAD + GOOD + "1,a\n" * 5
     with pytest.raises(
@@ -172,6 +227,16 @@ def test_one_row(tmp_path: Path) -> None:
 def test_no_row_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no row is left to train on: 1 rows, all for \['test'\]"):
         prepare(tmp_path, HEAD + "1,a,2", split_column="user", split_values=("test=a",))
+
+
+def test_no_row_to_train_on_and_malformed_ones(tmp_path: Path) -> None:
+    spec: dict[str, object] = {"ids": "raw", "max_bad_rows": 5, "split_column": "price", "split_values": ("test=2",)}
+    with pytest.raises(
+        DataError, match=r"1 rows, all for \['test'\].*2 more are malformed, the first: rows.csv line 2: column 'user'"
+    ):
+        prepare(tmp_path, HEAD + "1,a,1\n0,b,1\n1,3,2\n", **spec)
+    with pytest.raises(DataError, match="train on: 0 rows; 1 more are malformed, the first"):
+        prepare(tmp_path, HEAD + "1,a,1\n", **spec)
 
 
 def test_a_split_without_rows_is_left_out(tmp_path: Path) -> None:

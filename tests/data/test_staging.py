@@ -53,7 +53,8 @@ def test_existing_output(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").write_text("old")
-    with pytest.raises(FileExistsError, match="overwrite"), staged_folder(out):
+    (out / "manifest.json").write_text('{"format": "robe-prepared", "version": 7}')
+    with pytest.raises(FileExistsError, match="or overwrite it"), staged_folder(out):
         pass
     with pytest.raises(ZeroDivisionError), staged_folder(out, overwrite=True):
         raise ZeroDivisionError
@@ -61,6 +62,39 @@ def test_existing_output(tmp_path: Path) -> None:
     with staged_folder(out, overwrite=True) as folder:
         (folder / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+
+
+def others(folder: Path) -> Path:
+    """Things that overwrite must not replace."""
+    (folder / "file").write_text("precious")
+    for name, manifest in (("empty", None), ("foreign", '{"format": "other"}'), ("broken", "{"), ("list", "[]")):
+        (folder / name).mkdir()
+        if manifest:
+            (folder / name / "manifest.json").write_text(manifest)
+    (folder / "dangling").symlink_to(folder / "nowhere")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["file", "empty", "foreign", "broken", "list", "dangling"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_only_a_data_set_is_overwritten(tmp_path: Path, name: str, overwrite: bool) -> None:
+    before = sorted(others(tmp_path).rglob("*"))
+    with (
+        pytest.raises(FileExistsError, match=r"is no data set of robe.*not even overwrite"),
+        staged_folder(tmp_path / name, overwrite),
+    ):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("out", ["file/out", "file/deep/out"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match=r"^out: .*/out cannot be made: .* is no folder that can be written to"):  # noqa: SIM117
+        with staged_folder(tmp_path / out):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_second_writer_is_refused_and_a_killed_one_cleaned(

@@ -1,4 +1,6 @@
 import gzip
+import logging
+import os
 from hashlib import blake2b
 from pathlib import Path
 
@@ -104,6 +106,73 @@ def test_bags_from_a_list_column(tmp_path: Path) -> None:
     assert isinstance(ids, Jagged)
     assert ids.values.tolist() == [1, 2, 3, 3, 4]
     assert ids.offsets.tolist() == [0, 1, 2, 3, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "bag"),
+    [
+        ("genres:|", ("genres", "|")),
+        ("a:b:|", ("a:b", "|")),
+        ("genres::", ("genres", ":")),
+        ("a:b::", ("a:b", ":")),
+        ("tags", ("tags", "")),
+        ("a:b:", ("a:b", "")),
+        ("genres:, ", ("genres", ", ")),
+    ],
+)
+def test_names_of_bags(text: str, bag: tuple[str, str]) -> None:
+    assert TableSpec("label", multi=(text,)).bags == (bag,)
+
+
+def test_bags_of_a_column_with_a_colon(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("label,a:b\n1,x:y\n0,z\n")
+    ids = prepare(path, label="label", categorical=(), multi=("a:b::",)).split("train").read(0, 2).ids
+    assert isinstance(ids, Jagged)
+    assert ids.values.tolist() == [direct(token) for token in "xyz"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "columns"),
+    [
+        ({"numeric": ("rating",)}, ["rating"]),
+        ({"crosses": ("user*rating",)}, ["rating"]),
+        ({"categorical": ("r",), "derive": ('r = SUBSTR("rating", 1, 1)',)}, ["rating"]),
+        ({"label": "l >= 25", "derive": ("l = TRY_CAST(age AS BIGINT)",), "numeric": ("l",)}, ["age", "l"]),
+        ({"numeric": ("price",), "derive": ('r = SUBSTR("rating", 1, 1)',)}, []),
+    ],
+)
+def test_a_leaking_label_is_reported(
+    source: Path, caplog: pytest.LogCaptureFixture, spec: dict[str, object], columns: list[str]
+) -> None:
+    with caplog.at_level(logging.WARNING, "robe"):
+        prepare(source, **spec)
+    assert [record.args[0] for record in caplog.records if isinstance(record.args, tuple)] == columns
+    assert caplog.text.count("makes both the label and a feature") == len(columns)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_input_is_never_overwritten(source: Path, tmp_path: Path, overwrite: bool) -> None:
+    spec = TableSpec("rating >= 4", categorical=("user",))
+    like = prepare_table(source, tmp_path / "like", spec)
+    inner = tmp_path / "like" / "new.csv"
+    inner.write_text(CSV)
+    link = tmp_path / "link"
+    os.symlink(like.path, link)
+    for sources, out, match in (
+        ([source], source, "is the input"),
+        ([source], tmp_path, "contains the input"),
+        ([source, inner], like.path, "contains the input"),
+        ([inner], link, "contains the input"),
+    ):
+        with pytest.raises(DataError, match=match):
+            prepare_table(sources, out, spec, overwrite=overwrite)
+    with pytest.raises(DataError, match="contains the input"):
+        prepare_table(source, like.path, spec, test=inner, overwrite=overwrite)
+    with pytest.raises(DataError, match="is the input"):
+        encode_table(source, like, like.path, overwrite=overwrite)
+    assert source.read_text() == inner.read_text() == CSV
+    assert PreparedDataset.open(like.path, verify=True).digest == like.digest
 
 
 def test_split_by_column(source: Path) -> None:

@@ -209,3 +209,27 @@ def test_compiled_collection_equals_eager():
     coll = make("robe")
     ids = some_ids()
     assert torch.equal(torch.compile(coll, fullgraph=True, backend="aot_eager")(ids), coll(ids))
+
+
+@pytest.mark.parametrize("kind", ["hashing", "capped"])
+def test_a_state_hashed_otherwise_is_refused_and_loads_nothing(kind):
+    coll = make(kind, seed=1)
+    before = [p.detach().clone() for p in coll.parameters()]
+    with pytest.raises(RuntimeError, match=r"hash\.seed: saved 0, this module 1"):
+        coll.load_state_dict(make(kind).state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(before, coll.parameters(), strict=True))
+    assert "seed=1" in repr(coll)
+
+
+@pytest.mark.parametrize("kind", ["robe", "full", "hashing", "capped"])
+@pytest.mark.parametrize(("tables", "message"), [([], "at least one table"), ([TABLES[0]] * 2, "names must be unique")])
+def test_tables_are_checked(kind, tables, message):
+    with pytest.raises(ValueError, match=message):
+        make(kind, tables)
+
+
+@KINDS
+def test_int32_ids(kind):
+    coll = make(kind)
+    ids = some_ids()
+    assert torch.equal(coll(ids.int()), coll(ids))

@@ -130,7 +130,14 @@ def test_what_cannot_be_honoured_raises(kind, option, reason):
         ({"num_slots": 97, "padding_idx": 20}, "padding_idx: expected a value within num_embeddings=20, got 20"),
         ({"num_slots": 97, "seed": 3, "hash": robe.UniversalHash(1)}, "carries its own seed; leave out seed=3"),
         ({"num_slots": 5}, "num_slots: expected at least block_size=6"),
-        ({"array": robe.RobeArray(97), "num_slots": 97}, "array: has its own size"),
+        ({"array": robe.RobeArray(97), "table_id": 1, "num_slots": 97}, "array: has its own size"),
+        ({"array": robe.RobeArray(97)}, "table_id: needed with array=, for equal ids of two tables"),
+        ({"array": robe.RobeArray(97), "table_id": 1, "_freeze": True}, "_freeze: would freeze every embedding"),
+        ({"array": robe.RobeArray(97), "table_id": 1, "init_std": 0.1}, "init_std: the shared array has its initial"),
+        (
+            {"array": robe.RobeArray(97), "table_id": 1, "dtype": torch.half},
+            "dtype: the shared array has torch.float32",
+        ),
     ],
 )
 def test_bad_options(options, message):
@@ -140,7 +147,7 @@ def test_bad_options(options, message):
 
 def test_a_bare_parameter_is_not_an_array():
     with pytest.raises(TypeError, match=r"array: expected a robe\.RobeArray or a ROBE module, got Parameter"):
-        robe.RobeEmbedding(20, 6, array=nn.Parameter(torch.zeros(97)))
+        robe.RobeEmbedding(20, 6, array=nn.Parameter(torch.zeros(97)), table_id=1)
 
 
 def test_defaults_of_the_twin():
@@ -201,6 +208,14 @@ def test_meta_construction_then_real_values():
     ids = torch.arange(20)
     assert torch.equal(real.user(ids), model.user(ids))
     assert torch.isfinite(model.item(ids.unsqueeze(0))).all()
+
+
+def test_loading_by_assignment_onto_a_meta_module():
+    emb = robe.RobeEmbedding(20, 6, **SIZE)
+    other = robe.RobeEmbedding(20, 6, device="meta", **SIZE)
+    other.load_state_dict(emb.state_dict(), assign=True)
+    ids = torch.arange(20)
+    assert torch.equal(other(ids), emb(ids))
 
 
 def test_deepcopy_is_independent_of_the_original():

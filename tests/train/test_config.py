@@ -37,12 +37,12 @@ def test_a_saved_configuration_reads_back(tmp_path):
         ("trian.epochs=5", r"unknown section 'trian'; did you mean 'train'\?"),
         ("epochs=5", r"expected section\.key such as train\.epochs, did you mean 'train\.epochs'"),
         ("train.epochs", r"expected section\.key=value"),
-        ("train.epochs=0", r"train\.epochs: Input should be greater than 0, got 0"),
+        ("train.epochs=0", r"train\.epochs: expected greater than 0, got 0"),
         ("train.epochs=many", r"train\.epochs: .*valid integer.*got 'many'"),
         ("train.learning_rate=.nan", r"train\.learning_rate: .*got nan"),
         ("train.learning_rate=.inf", r"train\.learning_rate: .*finite.*got inf"),
-        ("train.optimizer=lamb", r"train\.optimizer: Input should be 'adam', 'sgd' or 'adagrad', got 'lamb'"),
-        ("embedding.kind=tt", r"embedding\.kind: Input should be 'robe', 'full', 'hashing' or 'capped'"),
+        ("train.optimizer=lamb", r"train\.optimizer: expected 'adam', 'sgd' or 'adagrad', got 'lamb'"),
+        ("embedding.kind=tt", r"embedding\.kind: expected 'robe', 'full', 'hashing' or 'capped'"),
         ("train.epochs=[", r"cannot be read as YAML"),
     ],
 )
@@ -62,8 +62,17 @@ def test_bad_files_are_explained(tmp_path, content):
 def test_missing_and_empty_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_config(tmp_path / "no.yaml")
+    with pytest.raises(FileNotFoundError, match="expected a YAML or JSON configuration file, found none"):
+        load_config(tmp_path)
     (tmp_path / "empty.yaml").write_text("")
     assert load_config(tmp_path / "empty.yaml") == RunConfig()
+
+
+def test_a_wrong_value_is_told_once():
+    with pytest.raises(ValueError, match=r"^configuration: embedding.memory: expected [^;]* or [^;]*, got 0$"):
+        load_config(None, ["embedding.memory=0"])
+    with pytest.raises(ValueError, match=r"^configuration: unknown key train.x; Known"):
+        load_config(None, ["train.x=0"])
 
 
 class TestSize:

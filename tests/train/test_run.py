@@ -331,9 +331,23 @@ class TestRefusals:
 
     def test_divergence(self, config, tmp_path):
         wild = config("train.optimizer=sgd", "train.learning_rate=1e30")
-        with pytest.raises(FloatingPointError, match=r"by step 7 with train\.learning_rate=1e\+30.*lower the learning"):
+        with pytest.raises(
+            FloatingPointError, match=r"by step 7 with train\.learning_rate=1e\+30.*lower the learning"
+        ) as error:
             run(wild, tmp_path)
+        assert "checkpoint" not in str(error.value)
         assert not (tmp_path / "result.json").exists()
+
+    def test_divergence_after_a_checkpoint(self, config, tmp_path, monkeypatch):
+        original = Loop._step
+
+        def wild(self, batch):
+            return original(self, batch) * (float("nan") if self.state.step > 10 else 1)
+
+        monkeypatch.setattr(Loop, "_step", wild)
+        with pytest.raises(FloatingPointError, match="the last good checkpoint is kept in"):
+            run(config("train.checkpoint_every=5"), tmp_path)
+        assert (tmp_path / "last.json").exists()
 
     def test_data_that_cannot_be_trained_on(self, config, tmp_path, write_data):
         with pytest.raises(FileNotFoundError, match="no such folder"):

@@ -5,6 +5,7 @@ Commands import what they need when they run, so that ``robe --help`` is quick.
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -68,7 +69,7 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 an error in one line, 2 wrong usage, 130 interrupted."""
+    """Runs the command line; exits with 0 done, 1 one line of error, 2 an unreadable command line, 130 interrupted."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("robe: %(message)s"))
     logger = logging.getLogger("robe")
@@ -83,8 +84,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         typer.echo(f"robe: error: {_one_line(error)}", err=True)
         sys.exit(1)
+    except (RuntimeError, MemoryError) as error:
+        if debug or not _out_of_memory(error):
+            raise
+        reason = re.sub(r"^\[enforce fail.*?(?=DefaultCPUAllocator)", "", _one_line(error))
+        typer.echo(f"robe: error: out of memory: {reason}; a smaller embedding or batch size needs less", err=True)
+        sys.exit(1)
     finally:
         logger.removeHandler(handler)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _one_line(error: BaseException) -> str:

@@ -95,6 +95,17 @@ def _memory_available_gb() -> float | None:
     return next((round(int(x.split()[1]) * 1024 / 1e9, 2) for x in lines if x.startswith("MemAvailable")), None)
 
 
+def _kernels(kernels: list[dict[str, str]], device: str) -> str:
+    """The ops of a device, those with the same kind of kernel together."""
+    groups: dict[str, list[str]] = {}
+    for kernel in kernels:
+        if kernel["device"] == device:
+            groups.setdefault(f"{kernel['kernel']} ({kernel['reason']})", []).append(
+                kernel["op"].removeprefix("robe::")
+            )
+    return "; ".join(f"{', '.join(ops)}: {kind}" for kind, ops in groups.items())
+
+
 def _print(findings: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -108,8 +119,8 @@ def _print(findings: dict[str, Any]) -> None:
     memory = findings["memory_available_gb"]
     table.add_row("memory", "unknown" if memory is None else f"{memory} GB available")
     table.add_row("disk", f"{findings['disk_free_gb']} GB free here")
-    for kernel in findings["kernels"]:
-        table.add_row("kernel", f"{kernel['op']} on {kernel['device']}: {kernel['kernel']} ({kernel['reason']})")
+    for device in ("cpu", "cuda") if findings["cuda"] else ("cpu",):
+        table.add_row("kernels", f"{device}: {_kernels(findings['kernels'], device)}")
     for module, extra in findings["extras"].items():
         table.add_row("extra", f"{module}: " + ("present" if extra["present"] else f"absent; {extra['remedy']}"))
     for problem in findings["problems"]:

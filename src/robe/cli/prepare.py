@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists, once the new one is complete.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the data set OUT, once the new one is complete.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 
 
@@ -42,7 +42,7 @@ def table(
         list[str] | None, typer.Option("--numeric", "-n", help="Columns that become dense features; missing is 0.")
     ] = None,
     multi: Annotated[
-        list[str] | None, typer.Option(help="Multi-valued column and its separator, `genres:|`; repeat for more.")
+        list[str] | None, typer.Option(help="Multi-valued column, colon, separator: `genres:|`; repeat for more.")
     ] = None,
     cross: Annotated[
         list[str] | None, typer.Option(help="Tuple of columns as one token, `user*genres`; repeated or with commas.")

@@ -1,5 +1,6 @@
 """``robe train``."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,9 +110,10 @@ def _print(result: Any, out: Path) -> None:
     console.print(table)
     sizes = result.parameters
     full = "no full tables to compare with" if sizes["full"] is None else f"{result.compression:,.4g}x compression"
+    rate = "\N{EN DASH}" if math.isnan(result.samples_per_second) else f"{result.samples_per_second:,.0f}"
     console.print(
         f"embedding {sizes['embedding']:,} parameters, {result.megabytes:,.4g} MB ({full}); "
-        f"network {sizes['dense']:,}; {result.samples_per_second:,.0f} samples/s; {result.steps:,} steps",
+        f"network {sizes['dense']:,}; {rate} samples/s; {result.steps:,} steps",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     console.print(f"run folder: {out}", highlight=False, soft_wrap=True)

@@ -77,7 +77,10 @@ def _figures(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
                 )
             )
     rates = "; ".join(f"{s.arm.label}: {words.with_spread(s.samples_per_second, 0)}" for s in done)
-    speed = [_figure("speed", plots.throughput(comparison, "speed"), "", f"Training samples per second. {rates}.")]
+    speed = []
+    if any(s.samples_per_second for s in done):  # runs of one step have no rate
+        svg = plots.throughput(comparison, "speed")
+        speed.append(_figure("speed", svg, "", f"Training samples per second. {rates}."))
     return {"size": size, "curves": curves, "speed": speed}
 
 

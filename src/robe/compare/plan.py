@@ -14,7 +14,16 @@ import yaml
 
 from robe.checks import nearest, require_positive
 from robe.compare.records import Arm, Value
-from robe.train.config import SIZES, EmbeddingConfig, RunConfig, load_config, parse_overrides, resolve, to_dict
+from robe.train.config import (
+    SIZES,
+    EmbeddingConfig,
+    RunConfig,
+    load_config,
+    parse_overrides,
+    require_file,
+    resolve,
+    to_dict,
+)
 
 METHODS: tuple[str, ...] = get_args(get_type_hints(EmbeddingConfig)["kind"])
 _SECTIONS = tuple(f.name for f in dataclasses.fields(RunConfig))
@@ -188,6 +197,7 @@ def _read_file(path: Path | str | None) -> tuple[dict[str, Any], dict[str, Any]]
     """The run sections by dotted key, and the keys of the comparison itself."""
     if path is None:
         return {}, {}
+    require_file(path)
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -12,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 
 from robe.compare import page
@@ -21,7 +24,7 @@ from robe.compare.files import replace_text, write_json, write_results_csv, writ
 from robe.compare.plan import Plan, flat_config
 from robe.compare.records import Arm, Comparison, Record, Value
 from robe.data import PreparedDataset
-from robe.train import RunConfig, RunResult, load_config, load_result
+from robe.train import RunConfig, RunResult, build_model, load_config, load_result
 from robe.train import run as train_run
 from robe.train.config import differences
 from robe.train.folder import RunFolder
@@ -58,7 +61,7 @@ def compare(
     Raises:
         FileNotFoundError: there is no prepared data set.
         FileExistsError: ``out`` holds other things, or runs of another config, or is in use.
-        ValueError: the data set lacks a split.
+        ValueError: the data set lacks a split, or does not fit an arm; nothing has been trained by then.
         RunFailedError: a run failed and ``keep_going`` is false.
     """
     dataset = PreparedDataset.open(str(plan.base["data.path"]))
@@ -68,6 +71,8 @@ def compare(
                 f"data: a comparison needs rows for train, validation and test, {dataset.path} has none for {split}: "
                 "prepare it with --validation and --test"
             )
+    if not keep_going:
+        _require_fitting(plan, dataset)
     out = Path(out)
     with _locked(out):
         runs = _Runs(plan, out / "runs", dataset.digest, keep_going, progress)
@@ -106,6 +111,17 @@ def best_choice(trials: list[Record]) -> Mapping[str, Value] | None:
     """The settings of the trial with the highest validation AUC, the first of equals; None when all failed."""
     finished = [t for t in trials if t.validation_auc is not None]
     return max(finished, key=lambda t: t.validation_auc or 0.0).settings if finished else None
+
+
+def _require_fitting(plan: Plan, dataset: PreparedDataset) -> None:
+    """Builds every model without memory or values, so that a bad fit to the data is told before hours are spent."""
+    for arm, choice in itertools.product(plan.arms, plan.choices()):
+        config = plan.config(arm, choice, plan.seeds[0])
+        try:
+            with torch.device("meta"):
+                build_model(config, dataset)
+        except ValueError as error:
+            raise ValueError(f"{arm.label}: {error}") from error
 
 
 class _Runs:
@@ -200,16 +216,16 @@ def _record(
     name: str, arm: Arm, seed: int, choice: Mapping[str, Value], config: RunConfig, result: RunResult, with_test: bool
 ) -> Record:
     test = result.metrics["test"] if with_test else {}
-    return Record(
+    record = Record(
         run=name,
         arm=arm.key,
         seed=seed,
         settings=choice,
         config=flat_config(config),
-        validation_auc=_finite(result.metrics["validation"]["auc"]),
-        validation_logloss=_finite(result.metrics["validation"]["logloss"]),
-        test_auc=_finite(test.get("auc")),
-        test_logloss=_finite(test.get("logloss")),
+        validation_auc=result.metrics["validation"]["auc"],
+        validation_logloss=result.metrics["validation"]["logloss"],
+        test_auc=test.get("auc"),
+        test_logloss=test.get("logloss"),
         best_epoch=result.best_epoch,
         epochs=result.epochs_run,
         steps=result.steps,
@@ -218,10 +234,14 @@ def _record(
         embedding_parameters=result.parameters["embedding"],
         dense_parameters=result.parameters["dense"],
         full_parameters=result.parameters["full"],
-        compression=_finite(result.compression),
+        compression=result.compression,
         megabytes=result.megabytes,
-        curve=tuple((h["epoch"], h["auc"]) for h in result.history if _finite(h["auc"]) is not None),
+        curve=tuple((h["epoch"], h["auc"]) for h in result.history if h["auc"] is not None and math.isfinite(h["auc"])),
     )
+    undefined: dict[str, Any] = {
+        k: None for k, v in vars(record).items() if isinstance(v, float) and not math.isfinite(v)
+    }
+    return dataclasses.replace(record, **undefined)  # JSON has no NaN
 
 
 @contextmanager
@@ -242,10 +262,6 @@ def _locked(out: Path) -> Iterator[None]:
                 f"{out}: another comparison is writing into this folder; wait for it, or choose another folder"
             ) from None
         yield
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _duration(seconds: float) -> str:

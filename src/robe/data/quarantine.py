@@ -48,6 +48,11 @@ class Quarantine:
         if len(self._first) < 5:
             self._first.append(f"{source} line {line}: {reason}")
 
+    @property
+    def first(self) -> str:
+        """Place and reason of the first row, empty if there is none."""
+        return self._first[0] if self._first else ""
+
     def check(self, final: bool = False) -> None:
         """Raises DataError when too many rows are malformed; a fraction is judged on many rows, or at the end."""
         fraction = self._limit < 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from robe.checks import nearest
 from robe.data.format import DataError
+from robe.data.lines import Lines
 from robe.data.quarantine import Quarantine, plain_row
 from robe.data.spec import TableSpec
 
@@ -26,9 +26,11 @@ _BLOCK = 16 << 20  # bytes of CSV parsed at a time, and the longest line
 _HEADER = 1 << 20  # longest header line
 _ROWS = 262144  # rows of Parquet read at a time
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_END = "robe: end of the file"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
-codecs.register_error("robe-nul", lambda error: ("\0", error.end))  # type: ignore[attr-defined]
+
+log = logging.getLogger("robe")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Source:
     """One raw file.
 
     A CSV must be UTF-8; blank lines are skipped; a quoted value with a line break counts as one line. Rows with the
-    wrong number of values, bytes that are not UTF-8, or a NUL byte in a needed column are malformed.
+    wrong number of values, bytes that are not UTF-8, or a NUL byte in a needed column are malformed. A row with the
+    wrong number of values over several lines is taken as that many rows, swallowed by a stray quote.
 
     Args:
         path: .csv, .tsv (or any suffix, with a separator), optionally .gz, .zst or .bz2; or .parquet.
@@ -67,6 +70,7 @@ class Source:
         self._parquet = suffix in (".parquet", ".pq")
         self._headerless = bool(spec.columns)
         self._quote = spec.quote
+        self._last_line = 0  # where the last row read begins, for errors
         if self._parquet:
             try:
                 self.columns = pq.read_schema(self.path).names
@@ -103,7 +107,8 @@ class Source:
         except (pa.ArrowInvalid, OSError) as error:
             message = _first_line(error)
             if "straddling" in message:
-                message = f"a line is longer than {_BLOCK >> 20} MB; is this a table of text with line breaks?"
+                message = f"line {self._last_line + 1}: a line is longer than {_BLOCK >> 20} MB"
+                message += "; is a quote never closed? Mend it, or give quote='' (--quote '')" if self._quote else ""
             raise DataError(f"{self.path}: cannot be read: {message}") from error
 
     def _header(self) -> list[str]:
@@ -125,20 +130,36 @@ class Source:
         quoting = {"quotechar": self._quote} if self._quote else {"quoting": csv.QUOTE_NONE}
         return next(csv.reader([text], delimiter=self._separator, **quoting))
 
-    def _open(self) -> _Lines:
-        return _Lines(self.path, self._compression)
+    def _open(self, end: str = "") -> Lines:
+        return Lines(self.path, self._compression, end)
 
     def _csv_chunks(
         self, columns: list[str], quarantine: Quarantine, advance: Callable[[float], None]
     ) -> Iterator[Chunk]:
-        stream = self._open()
+        # One column too many, so that Arrow hands it to drop.
+        end = _END + self._separator * len(self.columns) if self._quote else ""
+        stream = self._open(end)
+        closed = not self._quote
         dropped: list[int] = []
         header = 0 if self._headerless else 1
 
         def drop(row: Any) -> str:
+            nonlocal closed
+            if end and row.text == end:
+                closed = True
+                return "skip"
             dropped.append(row.number)
+            if end and row.text and row.text.endswith(end):
+                return "skip"  # the quote is never closed, which is an error below
             reason = f"expected {row.expected_columns} columns, got {row.actual_columns}"
-            quarantine.add(self.path.name, int(stream.line_of(np.array([row.number]))[0]), reason, row.text or "")
+            texts = [text for text in (row.text or "").split("\n") if text.strip("\r")] or [""]
+            lines = stream.lines_of(row.number, len(texts))
+            if len(lines) > 1:
+                reason += f" (a quoted value makes lines {lines[0]} to {lines[-1]} one row)"
+            for line, text in zip(lines, texts, strict=True):
+                quarantine.add(self.path.name, line, reason, text)
+            quarantine.rows_read += len(lines)
+            self._last_line = max(self._last_line, lines[-1])
             return "skip"
 
         with stream:
@@ -174,9 +195,24 @@ class Source:
                 while seen < len(dropped) and dropped[seen] <= number:
                     seen += 1
                 advance(stream.advanced())
-                yield self._decoded(batch, stream.line_of(numbers), quarantine)
-            quarantine.rows_read += len(dropped)
+                lines = stream.line_of(numbers)
+                self._last_line = max(self._last_line, int(lines[-1]) if n else 0)
+                yield self._decoded(batch, lines, quarantine)
             advance(stream.advanced())
+            number = max([number, *dropped[-1:]])
+            if not closed:
+                raise DataError(
+                    f"{self.path}: line {int(stream.line_of(np.array([number]))[0])}: a quote is opened and never "
+                    "closed; mend the line, or give quote='' (--quote '') if quotes are only text"
+                )
+            inside = stream.unaccounted(number)
+            if inside > 0 and self._quote:
+                log.warning(
+                    "%s: %d lines are inside quoted values with line breaks; if the table should have none, a quote "
+                    "is stray: mend it, or give quote='' (--quote '')",
+                    self.path,
+                    inside,
+                )
 
     def _decoded(self, batch: pa.RecordBatch, lines: NDArray[np.int64], quarantine: Quarantine) -> Chunk:
         frame = pl.DataFrame(pl.from_arrow(batch))
@@ -203,64 +239,6 @@ class Source:
                 advance(share * len(batch))
                 yield Chunk(pl.DataFrame(pl.from_arrow(batch)), np.arange(row, row + len(batch)))
                 row += len(batch)
-
-
-class _Lines(io.RawIOBase):
-    """Bytes of a file, decompressed, as a stream for Arrow.
-
-    Bytes that are not UTF-8 become NUL bytes, which mark the row as malformed; Arrow would lose such a row if it also
-    had the wrong number of columns. Blank lines, which Arrow skips without counting them, are noted.
-    """
-
-    def __init__(self, path: Path, compression: str | None) -> None:
-        self._file = path.open("rb")
-        self._bytes = pa.CompressedInputStream(pa.PythonFile(self._file), compression) if compression else self._file
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="robe-nul")
-        self._position = 0
-        self._line = 1
-        self._at_line_start = True
-        self._blank: list[int] = []
-
-    def read(self, size: int = -1) -> bytes:
-        block = b""
-        while not block:
-            # A few bytes may wait in the decoder, and no more than asked for may be returned.
-            raw = self._bytes.read(max(size - 8, 1) if size >= 0 else -1)
-            block = self._decoder.decode(raw, final=not raw).encode()
-            if not raw:
-                break
-        self._note(block)
-        return block
-
-    def _note(self, block: bytes) -> None:
-        if b"\n\n" in block or b"\n\r\n" in block or (self._at_line_start and block[:1] in (b"\n", b"\r")):
-            lines = block.split(b"\n")
-            first = 0 if self._at_line_start else 1
-            self._blank += [self._line + i for i, line in enumerate(lines[:-1]) if i >= first and line in (b"", b"\r")]
-            self._line += len(lines) - 1
-        else:
-            self._line += block.count(b"\n")
-        if block:
-            self._at_line_start = block.endswith(b"\n")
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def line_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Lines of the rows that Arrow counts as ``numbers``, from 1."""
-        blank = np.array(self._blank, dtype=np.int64)
-        before = blank - 1 - np.arange(len(blank))
-        return numbers + np.searchsorted(before, numbers, side="left")
-
-    def advanced(self) -> int:
-        """Bytes of the file read since the last call."""
-        position = self._file.tell()
-        step, self._position = position - self._position, position
-        return step
 
 
 def _numbers(last: int, n: int, dropped: NDArray[np.int64]) -> NDArray[np.int64]:

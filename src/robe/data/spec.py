@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,8 @@ class TableSpec:
         label: expression that gives 0 or 1 (or a boolean): ``rating >= 4``.
         categorical: columns that become one id each, of any type; a missing value is the token "".
         numeric: columns that become dense features; a missing value is 0, one that is not finite a malformed row.
-        multi: multi-valued columns with their separator, ``genres:|``; or only the name of a Parquet list column.
+        multi: multi-valued columns with their separator, ``genres:|`` (what follows the last colon; ``genres::`` for a
+            colon); or only the name of a Parquet list column (``a:b:`` when it has a colon).
         crosses: tuples of columns as one token, ``user*genres``.
         derive: new columns, ``zip3 = SUBSTR(zip, 1, 3)``; later ones may use earlier ones.
         split_column: column whose value decides the split, by ``split_values``. Default None.
@@ -109,8 +111,7 @@ class TableSpec:
     @property
     def bags(self) -> tuple[tuple[str, str], ...]:
         """Name and separator of every multi-valued column; the separator of a list column is empty."""
-        parts = (text.partition(":") for text in self.multi)
-        return tuple((name, separator) for name, _, separator in parts)
+        return tuple(_bag(text) for text in self.multi)
 
     @property
     def crossed(self) -> tuple[tuple[str, ...], ...]:
@@ -143,6 +144,21 @@ class TableSpec:
             found[value] = split
         return found
 
+    @property
+    def leaking(self) -> tuple[str, ...]:
+        """Columns that both the label and a feature are made of, directly or by ``derive``."""
+        names = [*self.categorical, *self.numeric, *(name for name, _ in self.bags)]
+        names += [part for parts in self.crossed for part in parts]
+        label = self._origins(expression("label", self.label).meta.root_names())
+        return tuple(sorted(label & self._origins(names)))
+
+    def _origins(self, names: Sequence[str]) -> set[str]:
+        origins = set(names)
+        for name, value in reversed(self.derived):
+            if name in origins:
+                origins.update(value.meta.root_names())
+        return origins
+
     def needed(self, label: bool = True) -> tuple[str, ...]:
         """Columns the source must have, in order of use; without those only the label needs if ``label`` is False."""
         names = [*self.categorical, *self.numeric, *(name for name, _ in self.bags)]
@@ -156,6 +172,13 @@ class TableSpec:
                 names += [root for root in value.meta.root_names() if root not in made]
             made.add(name)
         return tuple(dict.fromkeys(name for name in names if name not in made))
+
+
+def _bag(text: str) -> tuple[str, str]:
+    if text.endswith("::"):
+        return text[:-2], ":"
+    name, colon, separator = text.rpartition(":")
+    return (name, separator) if colon else (text, "")
 
 
 def expression(what: str, text: str) -> pl.Expr:

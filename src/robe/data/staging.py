@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from robe.data.format import FORMAT, MANIFEST
 
 log = logging.getLogger("robe")
 
@@ -21,16 +24,24 @@ def staged_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
 
     Args:
         out: the folder to make; its parents are made too.
-        overwrite: replace an existing ``out`` (after success only). Default False.
+        overwrite: replace an existing data set ``out`` (after success only); nothing else is. Default False.
 
     Raises:
-        FileExistsError: ``out`` exists and ``overwrite`` is False.
+        FileExistsError: ``out`` exists and ``overwrite`` is False, or it is no data set of robe.
+        OSError: no folder can be made there.
         BlockingIOError: another process is writing the same ``out``.
     """
     out = Path(os.path.abspath(out))
     partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    out.parent.mkdir(parents=True, exist_ok=True)
     _refuse_existing(out, overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"out: {out} cannot be made: {out.parent} is no folder that can be written to ({error.strerror}); "
+            "name another output"
+        ) from error
     lock = _lock(partial)
     try:
         for leftover in list(partial.iterdir()):
@@ -59,8 +70,24 @@ def staged_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; name another output, or overwrite it (overwrite=True, --overwrite)")
+    if not os.path.lexists(out):
+        return
+    if not _is_dataset(out):
+        raise FileExistsError(
+            f"out: {out} exists and is no data set of robe (a folder with a {MANIFEST} of format {FORMAT!r}), so that "
+            "not even overwrite replaces it; name another output, or remove it yourself"
+        )
+    if not overwrite:
+        raise FileExistsError(f"out: {out} exists; name another output, or overwrite it (overwrite=True, --overwrite)")
+
+
+def _is_dataset(folder: Path) -> bool:
+    # Of any version, and perhaps damaged: that is when people prepare again.
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def _lock(folder: Path) -> int:

@@ -134,14 +134,14 @@ def generate(
     Args:
         spec: what to generate.
         out: the folder to make.
-        overwrite: replace an existing ``out``. Default False.
+        overwrite: replace an existing data set ``out``. Default False.
         progress: show a progress bar on standard error. Default False.
 
     Returns:
         The open data set; ``manifest.splits[name].best_auc`` is the AUC of the true click probabilities.
 
     Raises:
-        FileExistsError: ``out`` exists and ``overwrite`` is False.
+        FileExistsError: ``out`` exists and ``overwrite`` is False, or it is no data set of robe.
     """
     out = Path(out)
     model = ClickModel(spec)

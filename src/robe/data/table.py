@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from robe.data.source import Source
 from robe.data.spec import TableSpec
 from robe.data.staging import staged_folder
 from robe.data.writer import SplitWriter, write_manifest
+
+log = logging.getLogger("robe")
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -47,7 +50,7 @@ def prepare_table(
         spec: what the columns become.
         validation: a file all of whose rows are for validation. Default None.
         test: a file all of whose rows are for testing. Default None.
-        overwrite: replace an existing ``out`` (after success only). Default False.
+        overwrite: replace an existing data set ``out`` (after success only); nothing else is. Default False.
         progress: show progress bars on standard error. Default False.
 
     Returns:
@@ -55,8 +58,9 @@ def prepare_table(
 
     Raises:
         FileNotFoundError: a source is not there.
-        FileExistsError: ``out`` exists and ``overwrite`` is False.
-        DataError: a source cannot be used, too many rows are malformed, or no row is left to train on.
+        FileExistsError: ``out`` exists and ``overwrite`` is False, or it is no data set of robe.
+        DataError: a source cannot be used or would be overwritten, too many rows are malformed, or no row is
+            left to train on.
     """
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     inputs: list[tuple[Source, str | None]] = [(Source(path, spec), None) for path in paths]
@@ -65,6 +69,8 @@ def prepare_table(
         raise DataError("sources: expected at least one file, got none")
     for source, _ in inputs:
         source.require(spec.needed())
+    for name in spec.leaking:
+        log.warning("column %r makes both the label and a feature, so that the label leaks into the features", name)
     return _prepare(inputs, Path(out), Cleaner(spec), spec.max_bad_rows, overwrite, progress)
 
 
@@ -80,11 +86,11 @@ def encode_table(
         source: a CSV, TSV or Parquet file; columns that only the label needs may be absent.
         like: a data set made by :func:`prepare_table`.
         out: the folder to make.
-        overwrite: replace an existing ``out``. Default False.
+        overwrite: replace an existing data set ``out``. Default False.
         progress: show progress bars on standard error. Default False.
 
     Raises:
-        DataError: ``like`` is not from a table, or a row is malformed.
+        DataError: ``like`` is not from a table or would be overwritten, or a row is malformed.
     """
     if like.manifest.kind != "table":
         raise DataError(f"like: {like.path} is {like.manifest.kind}, not made of a table, so raw rows do not fit it")
@@ -105,6 +111,7 @@ def _prepare(
 ) -> PreparedDataset:
     spec = cleaner.spec
     infos: list[SourceInfo] = []
+    _keep(out, [source.path for source, _ in inputs] + ([like.path] if like else []))
     with staged_folder(out, overwrite) as folder:
         with ExitStack() as stack:
             quarantine = stack.enter_context(Quarantine(folder, max_bad_rows))
@@ -221,13 +228,23 @@ def _write(
         )
 
 
+def _keep(out: Path, paths: Sequence[Path]) -> None:
+    made = out.resolve()
+    for path in paths:
+        if path.resolve().is_relative_to(made):
+            what = "is" if path.resolve() == made else "contains"
+            raise DataError(f"out: {out} {what} the input {path}, which would be lost; name another output")
+
+
 def _require_rows(quarantine: Quarantine, written: int, splits: Mapping[str, object], train: bool) -> None:
     if not quarantine.rows_read:
         raise DataError("the sources have no rows, only a header")
     if quarantine.rows_read != written + quarantine.rows:
         raise RuntimeError(f"{quarantine.rows_read} rows read, {written} written, {quarantine.rows} quarantined")
     if train and "train" not in splits:
-        raise DataError(f"no row is left to train on: {written} rows, all for {sorted(splits)}; change the split")
+        malformed = f"; {quarantine.rows} more are malformed, the first: {quarantine.first}" if quarantine.rows else ""
+        used = f", all for {sorted(splits)}; change the split" if written else ""
+        raise DataError(f"no row is left to train on: {written} rows{used}{malformed}")
 
 
 def _field(spec: TableSpec, name: str, vocabularies: dict[str, tk.Vocabulary], like: PreparedDataset | None) -> Field:

@@ -55,8 +55,11 @@ class DLRM(nn.Module):
         if dim is None:
             raise ValueError("embedding: DLRM needs fields of one common embedding_dim")
         features = embedding.num_fields + (num_dense > 0)
-        if features < 2:
-            raise ValueError("embedding: DLRM needs at least two features to interact, numeric ones counted as one")
+        if features < 2 and not concat_embeddings:
+            raise ValueError(
+                "embedding: DLRM needs at least two features to interact, numeric ones counted as one; "
+                "with a single field give concat_embeddings=True (model.concat_embeddings)"
+            )
         self.embedding = embedding
         self.num_dense = num_dense
         self.concat_embeddings = concat_embeddings
@@ -93,6 +96,6 @@ class DLRM(nn.Module):
         if self.num_dense == 0:
             if dense is not None and dense.shape[-1] != 0:
                 raise ValueError(f"dense: expected None, the model has num_dense=0; got shape {tuple(dense.shape)}")
-        elif dense is None or dense.shape[-1] != self.num_dense:
+        elif dense is None or dense.dim() != 2 or dense.shape[-1] != self.num_dense:
             got = None if dense is None else tuple(dense.shape)
             raise ValueError(f"dense: expected shape [B, {self.num_dense}], got {got}")

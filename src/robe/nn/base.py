@@ -16,11 +16,53 @@ from robe.nn.array import RobeArray
 EXTRA_STATE = "_extra_state"
 
 
-class RobeModule(nn.Module):
+class DescribedModule(nn.Module):
+    """A module whose state dict says what its numbers mean, and which refuses numbers that mean something else.
+
+    The description is JSON in a uint8 tensor, ``_extra_state``, so that safetensors can hold it.
+    """
+
+    def description(self) -> dict[str, Any]:
+        """What decides the meaning of the parameters, as JSON-able values."""
+        raise NotImplementedError
+
+    def get_extra_state(self) -> Tensor:
+        """The description as JSON, in a uint8 tensor."""
+        text = json.dumps(self.description(), sort_keys=True)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing to set: the description is compared before anything is loaded."""
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        saved = state_dict.get(prefix + EXTRA_STATE)
+        if saved is not None:
+            differing = difference(json.loads(bytes(saved.tolist())), self.description())
+            if differing:
+                error_msgs.append(
+                    f"{prefix or 'this module'}: the saved numbers were laid out differently and cannot be read "
+                    f"by this module; build it with the saved values. " + "; ".join(differing)
+                )
+                # Loading goes on to the children and raises at the end: let it find the present values.
+                state_dict |= {prefix + name: value.detach() for name, value in self.named_parameters()}
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+class RobeModule(DescribedModule):
     """An array and the layout by which it is read.
 
-    The state dict holds the array and, as ``_extra_state``, the JSON of the layout and hash (a uint8 tensor, so that
-    safetensors can hold it). Loading refuses a state whose layout differs: the numbers would mean something else.
+    The state dict holds the array and the layout. Loading refuses a state whose layout differs.
 
     Args:
         layout: where elements live.
@@ -80,7 +122,13 @@ class RobeModule(nn.Module):
     def _rows(self, t: int, ids: Tensor) -> Tensor:
         return robe_embedding(ids, self.array, Fields.of(self.layout, [t], device=self.array.device))
 
+    def description(self) -> dict[str, Any]:
+        """The layout and hash."""
+        return self.layout.to_dict()
+
     def _ready(self) -> Fields:
+        if self.fields.device != self.array.device:  # load_state_dict(assign=True) onto a meta module
+            self.fields = field_tensor(self._field_specs, self.array.device)
         return Fields(self.fields, self._hash_spec, self._width, self.layout.num_slots)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RobeModule:
@@ -88,37 +136,6 @@ class RobeModule(nn.Module):
         # to_empty() and meta devices leave garbage or nothing in buffers; the layout knows better.
         self.fields = field_tensor(self._field_specs, self.array.device)
         return self
-
-    def get_extra_state(self) -> Tensor:
-        """The layout and hash as JSON, in a uint8 tensor."""
-        return torch.tensor(list(self.layout.to_json().encode()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Nothing to set: the layout is checked before anything is loaded."""
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        saved = state_dict.get(prefix + EXTRA_STATE)
-        if saved is not None:
-            differing = difference(json.loads(bytes(saved.tolist())), self.layout.to_dict())
-            if differing:
-                error_msgs.append(
-                    f"{prefix or 'this module'}: the saved array was laid out differently and cannot be read by this "
-                    f"module; build it with the saved values. " + "; ".join(differing)
-                )
-                # Loading goes on to the children and raises at the end: let it find the present values.
-                state_dict[f"{prefix}shared.array"] = self.array.detach()
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
 
 
 def describe(layout: Layout) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,12 @@ from robe.checks import require_dtype, require_in_range
 from robe.functional import parse_mode
 from robe.hashing import UniversalHash, place
 from robe.jagged import Jagged
-from robe.layout import Table, resolve_num_slots
+from robe.layout import Table, check_tables, resolve_num_slots, table_index
+from robe.nn.base import DescribedModule
 from robe.nn.collection import common_dim, field_tables
 
 
-class _TableCollection(nn.Module):
+class _TableCollection(DescribedModule):
     """One ``nn.EmbeddingBag`` per table, of ``rows[t]`` rows; subclasses say how ids become rows."""
 
     def __init__(
@@ -89,7 +90,7 @@ class _TableCollection(nn.Module):
                 raise ValueError(f"ids: expected bags of {self.num_fields} fields, got {ids.num_fields}")
             columns = [self._bags(f, ids) for f in range(self.num_fields)]
         else:
-            require_dtype("ids", ids, torch.int64)
+            require_dtype("ids", ids, torch.int64, torch.int32)
             if ids.dim() != 2 or ids.shape[1] != self.num_fields:
                 raise ValueError(f"ids: expected shape [B, {self.num_fields}], got {tuple(ids.shape)}")
             columns = [
@@ -104,6 +105,7 @@ class _TableCollection(nn.Module):
         return pooled
 
     def _checked_rows(self, table: int, ids: Tensor) -> Tensor:
+        ids = ids.to(torch.int64)
         require_in_range(f"ids of table {self.tables[table].name!r}", ids, self.tables[table].num_embeddings or -1)
         return self.rows(table, ids)
 
@@ -122,7 +124,12 @@ class _TableCollection(nn.Module):
         return before + self._checked_rows(t, ids).unsqueeze(-1) * dim + torch.arange(dim, device=ids.device)
 
     def _index(self, table: int | str) -> int:
-        return self.tables.index(field_tables(self.tables, [table])[0])
+        return table_index(self.tables, table)
+
+    def description(self) -> dict[str, Any]:
+        """The stored rows and dim of every table."""
+        sizes = [[self._bag(t).num_embeddings, table.embedding_dim] for t, table in enumerate(self.tables)]
+        return {"version": 1, "stored": sizes}
 
     def extra_repr(self) -> str:
         """Sizes and mode."""
@@ -156,6 +163,7 @@ class FullEmbeddingCollection(_TableCollection):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_tables(tables)
         rows = [t.full_parameters // t.embedding_dim for t in tables]
         super().__init__(tables, rows, fields, mode, sparse, init_std, device, dtype)
 
@@ -205,6 +213,7 @@ class HashingTrickCollection(_TableCollection):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_tables(tables)
         budget = resolve_num_slots(tables, num_slots, compression, memory, dtype or torch.get_default_dtype())
         rows = _capped_rows(tables, budget) if capped else _proportional_rows(tables, budget)
         self.hash = UniversalHash(seed)
@@ -218,6 +227,15 @@ class HashingTrickCollection(_TableCollection):
             return ids
         spec = self.hash.spec(block_size=1, num_slots=stored, use_sign=False)
         return place(ids, self.hash.addend(table, 0), 1, spec).squeeze(-1)
+
+    def description(self) -> dict[str, Any]:
+        """The hash, and the stored and original rows of every table."""
+        return super().description() | {"hash": self.hash.to_dict(), "rows": [t.num_embeddings for t in self.tables]}
+
+    def extra_repr(self) -> str:
+        """Sizes, mode and hash."""
+        capped = ", capped" if self.capped else ""
+        return f"{super().extra_repr()}, hash={type(self.hash).__name__}(seed={self.hash.seed}){capped}"
 
 
 def _proportional_rows(tables: Sequence[Table], budget: int) -> list[int]:

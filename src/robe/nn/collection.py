@@ -10,7 +10,7 @@ from torch import Tensor
 from robe.functional import parse_mode, robe_lookup
 from robe.hashing import Hash
 from robe.jagged import Jagged
-from robe.layout import Table
+from robe.layout import Table, check_tables, table_index
 from robe.nn.array import RobeArray
 from robe.nn.base import RobeModule, describe
 from robe.nn.embedding import make_layout, shared_array
@@ -20,11 +20,7 @@ def field_tables(tables: Sequence[Table], fields: Sequence[int | str] | None) ->
     """The table of every input column; each table once by default."""
     if fields is None:
         return list(tables)
-    by_name = {t.name: t for t in tables}
-    unknown = [f for f in fields if (f not in by_name if isinstance(f, str) else not 0 <= f < len(tables))]
-    if unknown:
-        raise ValueError(f"fields: no table {unknown[0]!r}; known: {sorted(by_name)}")
-    return [by_name[f] if isinstance(f, str) else tables[f] for f in fields]
+    return [tables[table_index(tables, f)] for f in fields]
 
 
 def common_dim(tables: Sequence[Table]) -> int | None:
@@ -78,11 +74,10 @@ class RobeEmbeddingCollection(RobeModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         tables = list(tables)
-        if not tables:
-            raise ValueError("tables: expected at least one table")
+        check_tables(tables)
         columns = field_tables(tables, fields)
         parse_mode(mode)
-        shared = shared_array(tables, array, num_slots, compression, memory, init_std, device, dtype)
+        shared = shared_array(tables, array, num_slots, compression, memory, init_std, 0.01, device, dtype)
         layout = make_layout(tables, shared, block_size, seed, use_sign, hash)
         super().__init__(layout, shared, tables=fields)
         self.mode = mode

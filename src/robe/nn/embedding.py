@@ -38,7 +38,8 @@ class RobeEmbedding(RobeModule):
         seed: of the hash, if ``hash`` is not given.
         use_sign: multiply elements by the sign hash g.
         array: share the array of a ``RobeArray`` or of another ROBE module, instead of making one.
-        table_id: number of this table in the hash; give tables of one array different numbers.
+        table_id: number of this table in the hash, 0 by default. Needed with ``array``: tables that share an array
+            have different numbers, and the same number is the same table.
         hash: the hash form, with its own seed.
         init_std: standard deviation of the initial N(0, std**2); 1, as in torch, by default. Models of click-through
             rates want it small (0.01 or less).
@@ -69,14 +70,18 @@ class RobeEmbedding(RobeModule):
         seed: int = 0,
         use_sign: bool = False,
         array: RobeArray | RobeModule | None = None,
-        table_id: int = 0,
+        table_id: int | None = None,
         hash: Hash | None = None,
         init_std: float = 1.0,
     ) -> None:
         _refuse_unsupported(max_norm, norm_type, scale_grad_by_freq, sparse, _weight)
-        table = Table("table", num_embeddings, embedding_dim, table_id=table_id)
+        if _freeze and array is not None:
+            raise ValueError(
+                "_freeze: would freeze every embedding of the shared array; call array.requires_grad_(False)"
+            )
+        table = Table("table", num_embeddings, embedding_dim, table_id=_table_id(table_id, array))
         padding_idx = _padding(padding_idx, num_embeddings)
-        shared = shared_array([table], array, num_slots, compression, memory, init_std, device, dtype)
+        shared = shared_array([table], array, num_slots, compression, memory, init_std, 1.0, device, dtype)
         layout = make_layout([table], shared, block_size, seed, use_sign, hash)
         super().__init__(layout, shared, padding=[padding_idx])
         self.num_embeddings = num_embeddings
@@ -165,15 +170,15 @@ class RobeEmbeddingBag(RobeModule):
         seed: int = 0,
         use_sign: bool = False,
         array: RobeArray | RobeModule | None = None,
-        table_id: int = 0,
+        table_id: int | None = None,
         hash: Hash | None = None,
         init_std: float = 1.0,
     ) -> None:
         _refuse_unsupported(max_norm, norm_type, scale_grad_by_freq, sparse, _weight)
         parse_mode(mode)
-        table = Table("table", num_embeddings, embedding_dim, table_id=table_id)
+        table = Table("table", num_embeddings, embedding_dim, table_id=_table_id(table_id, array))
         padding_idx = _padding(padding_idx, num_embeddings)
-        shared = shared_array([table], array, num_slots, compression, memory, init_std, device, dtype)
+        shared = shared_array([table], array, num_slots, compression, memory, init_std, 1.0, device, dtype)
         layout = make_layout([table], shared, block_size, seed, use_sign, hash)
         super().__init__(layout, shared, padding=[padding_idx])
         self.num_embeddings = num_embeddings
@@ -224,6 +229,7 @@ def shared_array(
     compression: float | None,
     memory: str | int | None,
     init_std: float,
+    default_std: float,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> RobeArray:
@@ -235,11 +241,16 @@ def shared_array(
         return RobeArray(resolve_num_slots(tables, num_slots, compression, memory, wanted), init_std, device, dtype)
     if (num_slots, compression, memory) != (None, None, None):
         raise ValueError("array: has its own size; leave out num_slots=, compression= and memory=")
-    if isinstance(array, RobeModule):
-        return array.shared
-    if not isinstance(array, RobeArray):
+    shared = array.shared if isinstance(array, RobeModule) else array
+    if not isinstance(shared, RobeArray):
         raise TypeError(f"array: expected a robe.RobeArray or a ROBE module, got {type(array).__name__}")
-    return array
+    own = {"dtype": (dtype, shared.array.dtype), "device": (device and torch.device(device), shared.array.device)}
+    for name, (wanted_one, has) in own.items():
+        if wanted_one is not None and wanted_one != has:
+            raise ValueError(f"{name}: the shared array has {has}, got {wanted_one}; leave it out, or move the array")
+    if init_std != default_std:
+        raise ValueError("init_std: the shared array has its initial values already; give init_std to robe.RobeArray")
+    return shared
 
 
 def make_layout(
@@ -260,6 +271,17 @@ def make_layout(
         hash=UniversalHash(seed) if hash is None else hash,
         use_sign=use_sign,
     )
+
+
+def _table_id(table_id: int | None, array: RobeArray | RobeModule | None) -> int:
+    if table_id is not None:
+        return table_id
+    if array is not None:
+        raise ValueError(
+            "table_id: needed with array=, for equal ids of two tables with one number are one embedding; "
+            "give every table that shares the array a number of its own"
+        )
+    return 0
 
 
 def _padding(padding_idx: int | None, num_embeddings: int | None) -> int | None:

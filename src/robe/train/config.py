@@ -184,7 +184,7 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | I
             has the wrong type or lies outside its range.
     """
     merged: dict[str, dict[str, Any]] = {}
-    for source, layer in ((str(path), _read_file(path)), ("overrides", _read_overrides(overrides))):
+    for source, layer in ((str(path), _read_file(path)), ("configuration", _read_overrides(overrides))):
         _check_keys(source, layer)
         _merge(merged, layer)
     return _validate(merged)
@@ -242,6 +242,12 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     return dict(_read_override(text) for text in ([texts] if isinstance(texts, str) else texts))
 
 
+def require_file(path: Path | str) -> None:
+    """Raises FileNotFoundError unless ``path`` is a file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: expected a YAML or JSON configuration file, found none")
+
+
 def _sizes(embedding: EmbeddingConfig) -> dict[str, Any]:
     return {key: getattr(embedding, key) for key in SIZES if getattr(embedding, key) is not None}
 
@@ -249,6 +255,7 @@ def _sizes(embedding: EmbeddingConfig) -> dict[str, Any]:
 def _read_file(path: Path | str | None) -> dict[str, Any]:
     if path is None:
         return {}
+    require_file(path)
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -311,9 +318,11 @@ def _validate(values: Mapping[str, Any]) -> RunConfig:
     try:
         config = _ADAPTER.validate_python(values)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in e['loc'][:2])}: {e['msg']}, got {e['input']!r}" for e in error.errors()
-        ]
+        expected: dict[tuple[str, str], list[str]] = {}  # a union of types has one error for each of them
+        for e in error.errors():
+            key = ".".join(str(part) for part in e["loc"][:2])
+            expected.setdefault((key, repr(e["input"])), []).append(e["msg"].removeprefix("Input should be "))
+        problems = [f"{key}: expected {' or '.join(wanted)}, got {got}" for (key, got), wanted in expected.items()]
         raise ValueError("configuration: " + "; ".join(problems)) from None
     sizes = _sizes(config.embedding)
     if config.embedding.kind == "full" and sizes:

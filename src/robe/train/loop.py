@@ -193,10 +193,10 @@ class Loop:
                     self.tensorboard.add_scalar(f"{values['split']}/{key}", value, self.state.step)
 
     def _diverged(self, what: str, value: float) -> FloatingPointError:
+        kept = f"; the last good checkpoint is kept in {self.folder.path}" if self.folder.last.exists() else ""
         return FloatingPointError(
             f"{what} became {value} by step {self.state.step} with train.learning_rate={self.config.learning_rate} "
-            f"and optimizer {self.config.optimizer!r}: lower the learning rate, or embedding.init_std; "
-            f"the last good checkpoint is kept in {self.folder.path}"
+            f"and optimizer {self.config.optimizer!r}: lower the learning rate, or embedding.init_std{kept}"
         )
 
 

@@ -14,6 +14,7 @@ from robe.train.build import build_model
 from robe.train.checkpoint import load_checkpoint, read_json
 from robe.train.config import RunConfig, differences, load_config, resolve
 from robe.train.device import generators, pick_device
+from robe.train.encoding import require_same_encoding
 from robe.train.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -56,16 +57,17 @@ class RunResult:
 
 
 class LoadedRun(NamedTuple):
-    """A finished run, ready for use."""
+    """A finished run, ready for use; ``encoding`` is None for a run saved before it was recorded."""
 
     config: RunConfig
     model: nn.Module
     fields: tuple[Field, ...]
     dense_names: tuple[str, ...]
     digest: str
+    encoding: dict[str, Any] | None = None
 
     def require(self, dataset: PreparedDataset) -> None:
-        """Raises ValueError unless the model can read ``dataset``: the same fields, tables and numeric features."""
+        """Raises ValueError unless fields, tables, numeric features and ids of ``dataset`` are those of training."""
         for name, own, theirs in (
             ("fields", self.fields, dataset.fields),
             ("numeric features", self.dense_names, dataset.dense_names),
@@ -76,7 +78,11 @@ class LoadedRun(NamedTuple):
                     f"{dataset.path}: its {name} are not those the model was trained on: got {differing[0]}; "
                     "encode the raw rows with the trained data set's own vocabulary (robe predict does)"
                 )
-        if dataset.digest != self.digest:
+        if self.encoding is not None:
+            require_same_encoding(dataset, self.encoding, self.digest)
+        # Direct hashes and vocabularies fix what an id means; of other ids nothing is known but their numbers.
+        known = self.encoding is not None and self.encoding["ids"] in ("direct", "vocabulary")
+        if not known and dataset.digest != self.digest:
             log.info("%s is not the data set of the run: its ids must have been made in the same way", dataset.path)
 
 
@@ -145,7 +151,9 @@ def load_run(path: Path | str, *, device: str = "auto") -> LoadedRun:
         raise ValueError(
             f"{path}: the weights do not fit its config.yaml; has the file been changed? {error}"
         ) from error
-    return LoadedRun(config, model.to(where).eval(), fields, dense_names, described["digest"])
+    return LoadedRun(
+        config, model.to(where).eval(), fields, dense_names, described["digest"], described.get("encoding")
+    )
 
 
 def _number(value: float | None) -> float:

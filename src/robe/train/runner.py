@@ -14,6 +14,7 @@ from robe.train.build import build_model, build_optimizers, count
 from robe.train.checkpoint import load_checkpoint, read_json, write_json, write_text
 from robe.train.config import RunConfig, resolve, to_yaml
 from robe.train.device import generators, pick_device, threads
+from robe.train.encoding import encoding
 from robe.train.environment import environment
 from robe.train.folder import MetricsLog, Resume, RunFolder, jsonable
 from robe.train.loop import Loop
@@ -152,6 +153,7 @@ def _describe(dataset: PreparedDataset) -> dict[str, Any]:
     return {
         "path": str(Path(dataset.path).resolve()),
         "digest": dataset.digest,
+        "encoding": encoding(dataset),
         "rows": {split: dataset.rows(split) for split in dataset.splits},
         "dense_names": list(dataset.dense_names),
         "fields": [dataclasses.asdict(field) for field in dataset.fields],
