@@ -93,8 +93,7 @@ class _TableCollection(nn.Module):
             if ids.dim() != 2 or ids.shape[1] != self.num_fields:
                 raise ValueError(f"ids: expected shape [B, {self.num_fields}], got {tuple(ids.shape)}")
             columns = [
-                self._bag(t)(self._checked_rows(t, ids[:, f]).unsqueeze(-1))
-                for f, t in enumerate(self._column_tables)
+                self._bag(t)(self._checked_rows(t, ids[:, f]).unsqueeze(-1)) for f, t in enumerate(self._column_tables)
             ]
         return torch.cat(columns, dim=1) if self.embedding_dim is None else torch.stack(columns, dim=1)
 

@@ -7,8 +7,12 @@ from typing import TypedDict
 
 import torch
 
+from robe.ops import native as native
 from robe.ops import reference as reference
 from robe.ops.contract import lookup as lookup
+
+if native.library is not None:
+    from robe.ops import cpu as cpu
 
 OPS = ("robe::lookup", "robe::lookup_backward_array", "robe::lookup_backward_weights")
 
@@ -33,5 +37,5 @@ def _status(op: str, device: str) -> KernelStatus:
         "op": op,
         "device": device.lower(),
         "kernel": "native" if own else "reference",
-        "reason": f"registered for {device}" if own else f"eager PyTorch: no kernel of its own for {device} yet",
+        "reason": native.reason if device == "CPU" else f"eager PyTorch: no kernel of its own for {device} yet",
     }

@@ -21,19 +21,13 @@ import torch
 from torch import Tensor
 
 from robe.layout import Mode
+from robe.ops.bags import batch_size
 
 COMMON = "Tensor array, Tensor ids, Tensor? offsets, Tensor? weights, Tensor fields, int[] spec"
 
 torch.library.define("robe::lookup", f"({COMMON}, int width, int mode) -> Tensor")
 torch.library.define("robe::lookup_backward_array", f"(Tensor grad, {COMMON}, int mode) -> Tensor")
 torch.library.define("robe::lookup_backward_weights", f"(Tensor grad, {COMMON}) -> Tensor")
-
-
-def batch_size(ids: Tensor, offsets: Tensor | None, fields: Tensor) -> int:
-    """B, from whichever form the ids have."""
-    if offsets is None:
-        return ids.shape[0]
-    return (offsets.shape[0] - 1) // fields.shape[0]
 
 
 @torch.library.register_fake("robe::lookup")

@@ -1,0 +1,549 @@
+// Lookup, its derivatives and the optimizer's step, for one instruction set: ROBE_ISA names it.
+
+#include <math.h>
+
+#include "rows.h"
+
+#define ROBE_JOIN_(a, b) a##b
+#define ROBE_JOIN(a, b) ROBE_JOIN_(a, b)
+#define ROBE_STRING_(a) #a
+#define ROBE_STRING(a) ROBE_STRING_(a)
+
+namespace robe {
+
+// In interaction.cpp, which may contract multiplications and additions.
+bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan&, int64_t, int64_t, const void*, void*, char*);
+bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan&, int64_t, int64_t, const void*, void*, void*, char*);
+
+namespace {
+
+// ---- Forward, one id per field: rows are copied as bytes, whatever the dtype. ----
+
+// `to` is aligned to 64 bytes and `bytes` a multiple of 64. Streaming leaves the cache to the array.
+inline void stream_copy(char* to, const char* from, int64_t bytes) {
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < bytes; i += 64) _mm512_stream_si512((__m512i*)(to + i), _mm512_loadu_si512(from + i));
+#elif defined(__AVX2__)
+  for (int64_t i = 0; i < bytes; i += 32)
+    _mm256_stream_si256((__m256i*)(to + i), _mm256_loadu_si256((const __m256i*)(from + i)));
+#elif defined(__SSE2__)
+  for (int64_t i = 0; i < bytes; i += 16)
+    _mm_stream_si128((__m128i*)(to + i), _mm_loadu_si128((const __m128i*)(from + i)));
+#else
+  memcpy(to, from, bytes);
+#endif
+}
+
+// kSegment: bytes of a segment; 0 where they are known at run time only.
+template <int kSegment>
+inline void copy_segment(char* to, const char* from, int64_t bytes) {
+  if (kSegment) {
+    memcpy(to, from, kSegment);
+  } else if (bytes % 64 == 0) {
+    for (int64_t i = 0; i < bytes; i += 64) memcpy(to + i, from + i, 64);
+  } else {
+    memcpy(to, from, bytes);
+  }
+}
+
+template <int kSegment, bool kStream>
+bool lookup_rows(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  const int64_t size = p.itemsize, segment = kSegment ? kSegment : p.segment * size, row_bytes = p.width * size;
+  char* sample = (char*)out + begin * row_bytes;
+  char* staged = scratch + ring_bytes(p);
+  const char* array = (const char*)p.array;
+  const int64_t last = p.num_fields - 1;
+  int64_t f = 0;
+  auto consume = [&](int64_t, const Field& field, const int64_t* starts) {
+    char* to = sample + field.column * size;
+    const int64_t bytes = field.dim * size;
+    if (__builtin_expect(starts[0] == kSkipped, 0)) {
+      memset(to, 0, bytes);
+    } else if (kStream && kSegment == 64 && bytes == 64 && starts[0] + 64 / size <= field.limit) {
+      stream_copy(to, array + starts[0] * size, 64);
+    } else {
+      char* target = kStream ? staged : to;
+      for (int64_t c = 0, done = 0; c < field.chunks; c++, done += segment) {
+        const int64_t length = kSegment ? kSegment : smaller(segment, bytes - done);
+        const int64_t until_end = (field.limit - starts[c]) * size;
+        const char* from = array + starts[c] * size;
+        if (__builtin_expect(until_end >= length, 1)) {
+          copy_segment<kSegment>(target + done, from, length);
+        } else {
+          memcpy(target + done, from, until_end);
+          memcpy(target + done + until_end, array, length - until_end);
+        }
+      }
+      if (kStream) stream_copy(to, staged, bytes);
+    }
+    if (++f > last) f = 0, sample += row_bytes;
+  };
+  bool inside = for_each_id<false, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+#if defined(__SSE2__)
+  if (kStream) _mm_sfence();
+#endif
+  return inside;
+}
+
+template <bool kStream>
+bool lookup_any_segment(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  if (p.uniform) {
+    switch (p.segment * p.itemsize) {
+      case 2: return lookup_rows<2, kStream>(p, begin, end, out, scratch);
+      case 4: return lookup_rows<4, kStream>(p, begin, end, out, scratch);
+      case 8: return lookup_rows<8, kStream>(p, begin, end, out, scratch);
+      case 16: return lookup_rows<16, kStream>(p, begin, end, out, scratch);
+      case 32: return lookup_rows<32, kStream>(p, begin, end, out, scratch);
+      case 64: return lookup_rows<64, kStream>(p, begin, end, out, scratch);
+      default: break;
+    }
+  }
+  return lookup_rows<0, kStream>(p, begin, end, out, scratch);
+}
+
+bool lookup(const Plan& p, int64_t begin, int64_t end, void* out, bool stream, char* scratch) {
+  return stream ? lookup_any_segment<true>(p, begin, end, out, scratch)
+                : lookup_any_segment<false>(p, begin, end, out, scratch);
+}
+
+template <class T>
+bool lookup_signed_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scratch) {
+  Accumulator<T>* row = (Accumulator<T>*)(scratch + ring_bytes(p));
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+    read_row<T>(p, field, p.ids[n], starts, row);
+    narrow_to<T>(row, field.dim, out + n / p.num_fields * p.width + field.column);
+  };
+  return for_each_id<false, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+}
+
+// ---- Bags: formulas (10) and (11), in order of the ids. ----
+
+template <class A>
+inline A larger(A a, A b) {
+  return b > a || b != b ? b : a;  // NaN stays
+}
+
+template <class T>
+bool lookup_bags_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scratch) {
+  typedef Accumulator<T> A;
+  A* row = (A*)(scratch + ring_bytes(p));
+  A* total = row + p.max_dim;
+  const T* weights = (const T*)p.weights;
+  int64_t bag = begin, count = 0;
+  auto close = [&] {
+    const Field& field = p.fields[bag / p.batch_size];
+    T* to = out + bag % p.batch_size * p.width + field.column;
+    if (count == 0) {
+      for (int64_t i = 0; i < field.dim; i++) total[i] = 0;
+    } else if (p.mode == ROBE_MEAN) {
+      for (int64_t i = 0; i < field.dim; i++) total[i] /= A(count);
+    }
+    narrow_to<T>(total, field.dim, to);
+    bag++, count = 0;
+  };
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+    while (n >= p.offsets[bag + 1]) close();
+    if (starts[0] == kSkipped) return;
+    if (count++ == 0) {
+      for (int64_t i = 0; i < field.dim; i++) total[i] = p.mode == ROBE_MAX ? A(-INFINITY) : A(0);
+    }
+    read_row<T>(p, field, p.ids[n], starts, row);
+    if (p.mode == ROBE_MAX) {
+      for (int64_t i = 0; i < field.dim; i++) total[i] = larger(total[i], row[i]);
+    } else if (weights) {
+      A w = widen(weights[n]);
+      for (int64_t i = 0; i < field.dim; i++) total[i] += row[i] * w;
+    } else {
+      for (int64_t i = 0; i < field.dim; i++) total[i] += row[i];
+    }
+  };
+  bool inside = for_each_id<true, true>(p, p.offsets[begin], p.offsets[end], scratch, consume);
+  while (bag < end) close();
+  return inside;
+}
+
+// ---- Derivatives. ----
+
+// Formula (13). Ranges are of ids.
+template <class T>
+bool grad_weights_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scratch) {
+  typedef Accumulator<T> A;
+  A* row = (A*)(scratch + ring_bytes(p));
+  const T* grad = (const T*)p.grad;
+  int64_t bag = 0;
+  if (begin < end) {  // the bag of the first id: the last bound that is not behind it
+    int64_t above = p.num_fields * p.batch_size;
+    while (above - bag > 1) {
+      int64_t middle = bag + (above - bag) / 2;
+      (p.offsets[middle] <= begin ? bag : above) = middle;
+    }
+  }
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+    while (n >= p.offsets[bag + 1]) bag++;
+    read_row<T>(p, field, p.ids[n], starts, row);
+    const T* from = grad + bag % p.batch_size * p.width + field.column;
+    A sum = 0;
+    for (int64_t i = 0; i < field.dim; i++) sum += widen(from[i]) * row[i];
+    out[n] = narrow<T>(sum);
+  };
+  return for_each_id<true, true>(p, begin, end, scratch, consume);
+}
+
+// The factors of formula (12) where they are not all 1: with `per_id` f_j g ∂v for every id, else ∂v / n or g ∂v for
+// every sample and field. Ranges are of bags; of samples without offsets.
+template <class T>
+void grad_rows_as(const Plan& p, int64_t begin, int64_t end, Accumulator<T>* rows, bool per_id, char* scratch) {
+  typedef Accumulator<T> A;
+  int64_t* starts = (int64_t*)scratch;
+  A* row = (A*)(scratch + ring_bytes(p));
+  A* best = row + p.max_dim;
+  int64_t* winner = (int64_t*)(best + p.max_dim);
+  const T* grad = (const T*)p.grad;
+  const T* weights = (const T*)p.weights;
+  if (!p.offsets) {
+    for (int64_t n = begin * p.num_fields; n < end * p.num_fields; n++) {
+      const Field& field = p.fields[n % p.num_fields];
+      int64_t at = n / p.num_fields * p.width + field.column;
+      widen_to<T>(grad + at, field.dim, rows + at);
+      if (p.sign && !field.direct) multiply_signs(p, field, p.ids[n], rows + at);
+    }
+    return;
+  }
+  for (int64_t bag = begin; bag < end; bag++) {
+    const int64_t f = bag / p.batch_size, first = p.offsets[bag], last = p.offsets[bag + 1];
+    const Field& field = p.fields[f];
+    const int64_t at = bag % p.batch_size * p.width + field.column;
+    int64_t count = 0;
+    for (int64_t n = first; n < last; n++) count += !(field.has_padding && p.ids[n] == field.padding);
+    widen_to<T>(grad + at, field.dim, row);
+    if (p.mode == ROBE_MEAN && count) {
+      for (int64_t i = 0; i < field.dim; i++) row[i] /= A(count);
+    }
+    if (!per_id) {
+      for (int64_t i = 0; i < field.dim; i++) rows[at + i] = row[i];
+      continue;
+    }
+    A* to = rows + field.first_row + (first - p.offsets[f * p.batch_size]) * field.dim;
+    if (p.mode == ROBE_MAX) {
+      for (int64_t i = 0; i < field.dim; i++) winner[i] = -1;
+      for (int64_t n = first; n < last; n++) {
+        place(p, field, p.ids[n], starts);
+        if (starts[0] == kSkipped) continue;
+        A* value = to;  // overwritten below
+        read_row<T>(p, field, p.ids[n], starts, value);
+        for (int64_t i = 0; i < field.dim; i++) {
+          if (winner[i] < 0 || value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]))
+            best[i] = value[i], winner[i] = n;
+        }
+      }
+    }
+    for (int64_t n = first; n < last; n++, to += field.dim) {
+      A w = weights ? widen(weights[n]) : A(1);
+      for (int64_t i = 0; i < field.dim; i++) {
+        bool wins = p.mode != ROBE_MAX || (winner[i] == n && best[i] == best[i]);
+        to[i] = wins ? row[i] * w : A(0);
+      }
+      if (p.sign && !field.direct) multiply_signs(p, field, p.ids[n], to);
+    }
+  }
+}
+
+inline void append(Router& router, int64_t bucket, const void* entry, int64_t bytes) {
+  char* at = router.cursor[bucket];
+  // A cursor at the start of a block has just left a full one: blocks are aligned to their size.
+  if (__builtin_expect((uintptr_t(at) & (kBlockBytes - 1)) == 0, 0)) {
+    uint32_t block = router.used++;
+    char* start = router.arena + block * kBlockBytes;
+    if (at) {
+      router.next[(at - router.arena) / kBlockBytes - 1] = block;
+    } else {
+      router.head[bucket] = block;
+    }
+    at = start;
+  }
+  memcpy(at, entry, bytes);
+  router.cursor[bucket] = at + bytes;
+}
+
+template <bool kWide>
+inline void route_piece(const Plan& p, const Buckets& buckets, Router& router, int64_t source, int64_t start,
+                        int64_t length) {
+  int64_t k = bucket_of(buckets, start), last = bucket_of(buckets, start + length - 1);
+  for (; k <= last; k++) {
+    int64_t slot = start - bucket_begin(buckets, k, p.slots);
+    if (kWide) {
+      WideEntry entry = {source, int32_t(slot), int32_t(length)};
+      append(router, k, &entry, sizeof entry);
+    } else {
+      Entry entry = {uint32_t(source), int32_t(slot)};
+      append(router, k, &entry, sizeof entry);
+    }
+  }
+}
+
+template <bool kWide, bool kBags>
+bool route_as(const Plan& p, int64_t begin, int64_t end, const Buckets& buckets, Router& router, bool per_id,
+              char* scratch) {
+  int64_t bag = kBags ? begin : 0;
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+    if (kBags) {
+      while (n >= p.offsets[bag + 1]) bag++;
+    }
+    if (starts[0] == kSkipped) return;
+    int64_t source;
+    if (per_id) {
+      source = field.first_row + (n - p.offsets[(&field - p.fields) * p.batch_size]) * field.dim;
+    } else if (kBags) {
+      source = bag % p.batch_size * p.width + field.column;
+    } else if (p.same_dim) {
+      source = n * field.dim;
+    } else {
+      source = n / p.num_fields * p.width + field.column;
+    }
+    for (int64_t c = 0; c < field.chunks; c++, source += p.segment) {
+      int64_t length = segment_length(p, field, c), start = starts[c];
+      if (__builtin_expect(start + length > field.limit, 0)) {
+        // Narrow entries hold no length, so both parts of a segment that wraps are clipped when they are read: the first
+        // at the end of the array (narrow entries need the hashed part to end there), the second at slot 0.
+        int64_t head = field.limit - start;
+        if (kWide) {
+          route_piece<true>(p, buckets, router, source, start, head);
+          route_piece<true>(p, buckets, router, source + head, 0, length - head);
+        } else {
+          int64_t k = bucket_of(buckets, start), last = buckets.count - 1;
+          for (; k <= last; k++) {
+            Entry entry = {uint32_t(source), int32_t(start - bucket_begin(buckets, k, p.slots))};
+            append(router, k, &entry, sizeof entry);
+          }
+          for (k = 0, last = bucket_of(buckets, length - head - 1); k <= last; k++) {
+            Entry entry = {uint32_t(source), int32_t(-head - bucket_begin(buckets, k, p.slots))};
+            append(router, k, &entry, sizeof entry);
+          }
+        }
+      } else {
+        route_piece<kWide>(p, buckets, router, source, start, length);
+      }
+    }
+  };
+  return for_each_id<kBags, false>(p, kBags ? p.offsets[begin] : begin * p.num_fields,
+                                   kBags ? p.offsets[end] : end * p.num_fields, scratch, consume);
+}
+
+bool route(const Plan& p, int64_t begin, int64_t end, const Buckets& buckets, Router& router, bool wide, bool per_id,
+           char* scratch) {
+  if (p.offsets) {
+    return wide ? route_as<true, true>(p, begin, end, buckets, router, per_id, scratch)
+                : route_as<false, true>(p, begin, end, buckets, router, per_id, scratch);
+  }
+  return wide ? route_as<true, false>(p, begin, end, buckets, router, per_id, scratch)
+              : route_as<false, false>(p, begin, end, buckets, router, per_id, scratch);
+}
+
+inline int64_t length_of(const Entry&, int64_t uniform_length) { return uniform_length; }
+inline int64_t length_of(const WideEntry& entry, int64_t) { return entry.length; }
+
+inline void touch(uint64_t* touched, int64_t slot) { touched[slot >> 10] |= uint64_t(1) << (slot >> 4 & 63); }
+
+// kLength: elements of every segment; 0 where they are known at run time only.
+template <class G, int kLength, class E>
+void add_entries(const G* grad, const Router& router, int64_t uniform_length, int64_t bucket, int64_t size,
+                 Accumulator<G>* sums, uint64_t* touched) {
+  const char* end = router.cursor[bucket];
+  if (!end) return;
+  for (uint32_t block = router.head[bucket];; block = router.next[block]) {
+    const E* entry = (const E*)(router.arena + block * kBlockBytes);
+    const E* stop = entry + kBlockBytes / sizeof(E);
+    const bool final_block = (const char*)entry < end && end <= (const char*)stop;
+    if (final_block) {
+      stop = (const E*)end;
+    } else {
+      __builtin_prefetch(router.arena + router.next[block] * kBlockBytes);
+    }
+    const E* warm = entry;
+    for (; entry < stop; entry++) {
+      for (; warm < stop && warm < entry + 12; warm++) __builtin_prefetch((const char*)(grad + warm->source));
+      const int64_t slot = entry->slot, length = kLength ? kLength : length_of(*entry, uniform_length);
+      const G* from = grad + entry->source;
+      if (__builtin_expect(slot >= 0 && slot + length <= size, 1)) {
+        Accumulator<G>* to = sums + slot;
+        for (int64_t i = 0; i < length; i++) to[i] += widen(from[i]);
+        if (touched) {
+          for (int64_t i = slot; i < slot + length; i = (i | 15) + 1) touch(touched, i);
+        }
+      } else {
+        const int64_t last = smaller(slot + length, size);
+        for (int64_t i = slot < 0 ? 0 : slot; i < last; i++) {
+          sums[i] += widen(from[i - slot]);
+          if (touched) touch(touched, i);
+        }
+      }
+    }
+    if (final_block) return;
+  }
+}
+
+template <class G>
+void add_bucket(const Plan& p, const G* grad, const Router& router, bool wide, int64_t bucket, int64_t size,
+                Accumulator<G>* sums, uint64_t* touched) {
+  if (wide) return add_entries<G, 0, WideEntry>(grad, router, 0, bucket, size, sums, touched);
+  switch (p.segment) {
+    case 1: return add_entries<G, 1, Entry>(grad, router, 1, bucket, size, sums, touched);
+    case 2: return add_entries<G, 2, Entry>(grad, router, 2, bucket, size, sums, touched);
+    case 4: return add_entries<G, 4, Entry>(grad, router, 4, bucket, size, sums, touched);
+    case 8: return add_entries<G, 8, Entry>(grad, router, 8, bucket, size, sums, touched);
+    case 16: return add_entries<G, 16, Entry>(grad, router, 16, bucket, size, sums, touched);
+    default: return add_entries<G, 0, Entry>(grad, router, p.segment, bucket, size, sums, touched);
+  }
+}
+
+// ---- Optimizers: torch.optim's formulas on slots [begin, begin + n) of a bucket, whose sums become zero. ----
+
+template <class A>
+struct Slots {
+  A *__restrict array, *__restrict state1, *__restrict state2, *__restrict grad;
+};
+
+template <class A>
+inline void sgd(const robe_update& u, Slots<A> s, int64_t n) {
+  const A lr = A(u.lr), decay = A(u.weight_decay), momentum = A(u.momentum), fresh = A(1 - u.dampening);
+  const A sign = u.maximize ? A(-1) : A(1);
+  if (!s.state1) {
+    for (int64_t i = 0; i < n; i++) {
+      s.array[i] -= lr * (sign * s.grad[i] + decay * s.array[i]);
+      s.grad[i] = 0;
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; i++) {
+    A g = sign * s.grad[i] + decay * s.array[i];
+    A buffer = u.first ? g : momentum * s.state1[i] + fresh * g;
+    s.state1[i] = buffer;
+    s.array[i] -= lr * (u.nesterov ? g + momentum * buffer : buffer);
+    s.grad[i] = 0;
+  }
+}
+
+template <class A>
+inline void adagrad(const robe_update& u, Slots<A> s, int64_t n) {
+  const A lr = A(u.lr), decay = A(u.weight_decay), eps = A(u.eps), sign = u.maximize ? A(-1) : A(1);
+  for (int64_t i = 0; i < n; i++) {
+    A g = sign * s.grad[i] + decay * s.array[i];
+    A sum = s.state1[i] + g * g;
+    s.state1[i] = sum;
+    s.array[i] -= lr * g / (sqrt(sum) + eps);
+    s.grad[i] = 0;
+  }
+}
+
+template <class A>
+inline void adam(const robe_update& u, Slots<A> s, int64_t n) {
+  const A rate = A(u.lr / u.bias1), root = A(1 / sqrt(u.bias2)), decay = A(u.weight_decay), eps = A(u.eps);
+  const A beta1 = A(u.beta1), beta2 = A(u.beta2), fresh1 = A(1 - u.beta1), fresh2 = A(1 - u.beta2);
+  const A sign = u.maximize ? A(-1) : A(1);
+  for (int64_t i = 0; i < n; i++) {
+    A g = sign * s.grad[i] + decay * s.array[i];
+    A first = beta1 * s.state1[i] + fresh1 * g, second = beta2 * s.state2[i] + fresh2 * g * g;
+    s.state1[i] = first, s.state2[i] = second;
+    s.array[i] -= rate * first / (sqrt(second) * root + eps);
+    s.grad[i] = 0;
+  }
+}
+
+template <class A>
+inline void apply_rule(const robe_update& u, Slots<A> s, int64_t n) {
+  switch (u.rule) {
+    case ROBE_SGD: return sgd(u, s, n);
+    case ROBE_ADAGRAD: return adagrad(u, s, n);
+    default: return adam(u, s, n);
+  }
+}
+
+// `touched`: the lines of 16 slots that have a gradient; null to update them all.
+template <class A>
+void update_as(const Plan& p, const robe_update& u, A* sums, int64_t begin, int64_t end, uint64_t* touched) {
+  Slots<A> all = {(A*)p.array + begin, u.state1 ? (A*)u.state1 + begin : nullptr,
+                  u.state2 ? (A*)u.state2 + begin : nullptr, sums};
+  const int64_t size = end - begin;
+  if (!touched) return apply_rule(u, all, size);
+  auto from = [&](int64_t i) {
+    return Slots<A>{all.array + i, all.state1 ? all.state1 + i : nullptr, nullptr, sums + i};
+  };
+  for (int64_t word = 0; word * 1024 < size; word++) {
+    uint64_t bits = touched[word];
+    touched[word] = 0;
+    for (uint64_t ahead = bits; ahead; ahead &= ahead - 1) {
+      const int64_t i = word * 1024 + __builtin_ctzll(ahead) * 16;
+      for (int64_t line = 0; line < int64_t(16 * sizeof(A)); line += 64) {
+        __builtin_prefetch((char*)(all.array + i) + line, 1);
+        if (all.state1) __builtin_prefetch((char*)(all.state1 + i) + line, 1);
+      }
+    }
+    for (; bits; bits &= bits - 1) {
+      const int64_t i = word * 1024 + __builtin_ctzll(bits) * 16;
+      if (i + 16 <= size) {
+        apply_rule(u, from(i), 16);
+      } else {
+        apply_rule(u, from(i), size - i);
+      }
+    }
+  }
+}
+
+// ---- Dispatch over dtypes. ----
+
+#define ROBE_DTYPES(p, CALL)                     \
+  switch ((p).dtype) {                           \
+    case ROBE_FLOAT32: { typedef float T; CALL; } \
+    case ROBE_FLOAT64: { typedef double T; CALL; } \
+    case ROBE_BFLOAT16: { typedef bfloat16 T; CALL; } \
+    default: { typedef float16 T; CALL; }         \
+  }
+
+bool lookup_signed(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  ROBE_DTYPES(p, return lookup_signed_as<T>(p, begin, end, (T*)out, scratch))
+}
+bool lookup_bags(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  ROBE_DTYPES(p, return lookup_bags_as<T>(p, begin, end, (T*)out, scratch))
+}
+bool grad_weights(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  ROBE_DTYPES(p, return grad_weights_as<T>(p, begin, end, (T*)out, scratch))
+}
+void grad_rows(const Plan& p, int64_t begin, int64_t end, void* rows, bool per_id, char* scratch) {
+  ROBE_DTYPES(p, return grad_rows_as<T>(p, begin, end, (Accumulator<T>*)rows, per_id, scratch))
+}
+void add_to_bucket(const Plan& p, const Source& source, const Router& router, bool wide, int64_t bucket, int64_t begin,
+                   int64_t end, void* sums, uint64_t* touched) {
+  if (source.converted) {
+    if (p.dtype == ROBE_FLOAT64)
+      return add_bucket(p, (const double*)source.data, router, wide, bucket, end - begin, (double*)sums, touched);
+    return add_bucket(p, (const float*)source.data, router, wide, bucket, end - begin, (float*)sums, touched);
+  }
+  ROBE_DTYPES(p, return add_bucket(p, (const T*)source.data, router, wide, bucket, end - begin, (Accumulator<T>*)sums,
+                                   touched))
+}
+void store_bucket(const Plan& p, const void* sums, int64_t begin, int64_t end, void* out) {
+  ROBE_DTYPES(p, return narrow_to<T>((const Accumulator<T>*)sums, end - begin, (T*)out + begin))
+}
+void update_bucket(const Plan& p, const robe_update& u, void* sums, int64_t begin, int64_t end, uint64_t* touched) {
+  if (p.dtype == ROBE_FLOAT64) return update_as(p, u, (double*)sums, begin, end, touched);
+  return update_as(p, u, (float*)sums, begin, end, touched);
+}
+
+}  // namespace
+
+const Kernels ROBE_JOIN(kernels_, ROBE_ISA) = {
+    ROBE_STRING(ROBE_ISA),
+    lookup,
+    lookup_signed,
+    lookup_bags,
+    grad_weights,
+    grad_rows,
+    route,
+    add_to_bucket,
+    store_bucket,
+    update_bucket,
+    ROBE_JOIN(dot_, ROBE_ISA),
+    ROBE_JOIN(dot_backward_, ROBE_ISA),
+};
+
+}  // namespace robe

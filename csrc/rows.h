@@ -1,0 +1,237 @@
+// Finding and reading rows: shared by the kernels, and compiled for one instruction set in each translation unit.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "plan.h"
+
+#if defined(__AVX2__) || defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace robe {
+namespace {  // internal linkage: see hash.h
+
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+// Sums are kept in float32, in float64 for float64.
+template <class T>
+struct AccumulatorOf {
+  typedef float type;
+};
+template <>
+struct AccumulatorOf<double> {
+  typedef double type;
+};
+template <class T>
+using Accumulator = typename AccumulatorOf<T>::type;
+
+inline float bits_to_float(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+inline uint32_t float_to_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+
+inline float widen(float x) { return x; }
+inline double widen(double x) { return x; }
+inline float widen(bfloat16 x) { return bits_to_float(uint32_t(x.bits) << 16); }
+inline float widen(float16 x) {
+#if defined(__F16C__)
+  return _cvtsh_ss(x.bits);
+#else
+  uint32_t sign = uint32_t(x.bits & 0x8000) << 16, magnitude = x.bits & 0x7FFF;
+  if (magnitude >= 0x7C00) return bits_to_float(sign | 0x7F800000 | (magnitude & 0x3FF) << 13);
+  // Shifted into place the exponent is 112 too small; the multiplication also normalises subnormal numbers.
+  return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * bits_to_float(0x77800000)));
+#endif
+}
+
+template <class T>
+inline T narrow(Accumulator<T> x);
+template <>
+inline float narrow<float>(float x) {
+  return x;
+}
+template <>
+inline double narrow<double>(double x) {
+  return x;
+}
+template <>
+inline bfloat16 narrow<bfloat16>(float x) {
+  uint32_t bits = float_to_bits(x);
+  if (x != x) return {0x7FC0};
+  return {uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)};  // to nearest, ties to even
+}
+template <>
+inline float16 narrow<float16>(float x) {
+#if defined(__F16C__)
+  return {uint16_t(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT))};
+#else
+  uint32_t bits = float_to_bits(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7FFFFFFF;
+  if (magnitude > 0x7F800000) return {uint16_t(sign | 0x7E00)};
+  if (magnitude >= 0x47800000) return {uint16_t(sign | 0x7C00)};
+  if (magnitude < 0x38800000) {
+    // Subnormal: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits.
+    float shifted = bits_to_float(magnitude) + 0.5f;
+    return {uint16_t(sign | (float_to_bits(shifted) - 0x3F000000))};
+  }
+  uint32_t rounded = magnitude - 0x38000000 + 0xFFF + ((magnitude >> 13) & 1);
+  return {uint16_t(sign | rounded >> 13)};
+#endif
+}
+
+template <class T>
+inline void widen_to(const T* from, int64_t n, Accumulator<T>* to) {
+  for (int64_t i = 0; i < n; i++) to[i] = widen(from[i]);
+}
+#if defined(__F16C__)
+template <>
+inline void widen_to<float16>(const float16* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
+  for (; i < n; i++) to[i] = widen(from[i]);
+}
+#endif
+template <class T>
+inline void narrow_to(const Accumulator<T>* from, int64_t n, T* to) {
+  for (int64_t i = 0; i < n; i++) to[i] = narrow<T>(from[i]);
+}
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+constexpr int64_t kSkipped = -1;  // in place of a first start: a row of zeros
+
+// The first slot of every chunk of a row: formulas (1) to (8). False where the id is outside its table; the row is then
+// skipped, so that nothing outside the array is ever read.
+inline bool place(const Plan& p, const Field& field, int64_t id, int64_t* starts) {
+  bool inside = field.any || uint64_t(id) < uint64_t(field.rows);
+  if (__builtin_expect(!inside || (field.has_padding && id == field.padding), 0)) {
+    starts[0] = kSkipped;
+    return inside;
+  }
+  if (field.direct) {
+    int64_t first = field.base + id * field.dim;
+    for (int64_t c = 0; c < field.chunks; c++) starts[c] = first + c * p.segment;
+    return true;
+  }
+  uint64_t key = uint64_t(id), offset = 0;
+  if (field.group != 1) {
+    key /= field.group;
+    offset = (uint64_t(id) - key * field.group) * uint64_t(field.dim);
+  }
+  if (p.form == ROBE_MIXED) {
+    uint64_t base = mix64(key ^ field.addend);
+    for (int64_t c = 0; c < field.chunks; c++) starts[c] = mod(mix64(base + uint64_t(c) * kGolden) >> 3, p.modulus);
+  } else {
+    int64_t value = p.prime == kMersenne61 ? linear_mersenne(key, p.multiplier, field.addend)
+                                           : linear(key, p.multiplier, field.addend, p.prime);
+    int64_t first = mod(value, p.modulus), m = p.modulus.m;
+    starts[0] = first;
+    for (int64_t c = 1; c < field.chunks; c++) {
+      int64_t start = first + (value < p.chunk_limit[c] ? p.chunk_add[c] : p.chunk_over[c]);
+      starts[c] = start - (start >= m ? m : 0);
+    }
+  }
+  if (offset) {  // Z > D: one chunk
+    starts[0] += offset;
+    starts[0] -= starts[0] >= p.slots_hashed ? p.slots_hashed : 0;
+  }
+  return true;
+}
+
+inline int64_t segment_length(const Plan& p, const Field& field, int64_t c) {
+  return smaller(p.segment, field.dim - c * p.segment);
+}
+
+inline void prefetch(const Plan& p, const Field& field, const int64_t* starts) {
+  if (starts[0] == kSkipped) return;
+  const char* array = (const char*)p.array;
+  for (int64_t c = 0; c < field.chunks; c++) {
+    int64_t bytes = segment_length(p, field, c) * p.itemsize;
+    const char* at = array + starts[c] * p.itemsize;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+    __builtin_prefetch(at + bytes - 1);  // may lie behind the array: a prefetch never faults
+  }
+}
+
+inline int64_t field_of_id(const Plan& p, int64_t n) {
+  int64_t f = 0;
+  while (f + 1 < p.num_fields && n >= p.offsets[(f + 1) * p.batch_size]) f++;
+  return f;
+}
+
+// Calls consume(n, field, starts) for ids begin to end, in order, having hashed and prefetched `ahead` of them.
+template <bool kBags, bool kPrefetch, class Consume>
+inline bool for_each_id(const Plan& p, int64_t begin, int64_t end, char* ring_memory, Consume consume) {
+  if (begin >= end) return true;
+  int64_t* ring = (int64_t*)ring_memory;
+  const int64_t mask = p.ahead - 1, stride = p.max_chunks;
+  int64_t placed_field = kBags ? field_of_id(p, begin) : begin % p.num_fields, field = placed_field, placed = begin;
+  bool inside = true;
+  auto place_next = [&] {
+    if (kBags) {
+      while (placed >= p.offsets[(placed_field + 1) * p.batch_size]) placed_field++;
+    }
+    int64_t* starts = ring + (placed & mask) * stride;
+    inside &= place(p, p.fields[placed_field], p.ids[placed], starts);
+    if (kPrefetch) prefetch(p, p.fields[placed_field], starts);
+    placed++;
+    if (!kBags && ++placed_field == p.num_fields) placed_field = 0;
+  };
+  while (placed < smaller(begin + p.ahead, end)) place_next();
+  for (int64_t n = begin; n < end; n++) {
+    if (kBags) {
+      while (n >= p.offsets[(field + 1) * p.batch_size]) field++;
+    }
+    consume(n, p.fields[field], ring + (n & mask) * stride);
+    if (placed < end) place_next();
+    if (!kBags && ++field == p.num_fields) field = 0;
+  }
+  return inside;
+}
+
+// The sign hash g of element i, formula (7): +1 or -1.
+template <class A>
+inline void multiply_signs(const Plan& p, const Field& field, int64_t id, A* row) {
+  if (p.form == ROBE_MIXED) {
+    uint64_t base = mix64(uint64_t(id) ^ field.sign_addend);
+    for (int64_t i = 0; i < field.dim; i++) row[i] *= mix64(base + uint64_t(i) * kGolden) >> 63 ? A(1) : A(-1);
+    return;
+  }
+  uint64_t first = linear(uint64_t(id), p.sign_multiplier, field.sign_addend, p.prime);
+  for (int64_t i = 0; i < field.dim; i++) {
+    uint64_t value = first + p.sign_steps[i];
+    value -= value >= p.prime ? p.prime : 0;
+    row[i] *= value & 1 ? A(1) : A(-1);
+  }
+}
+
+// One embedding in the accumulator's type, formula (9).
+template <class T>
+inline void read_row(const Plan& p, const Field& field, int64_t id, const int64_t* starts, Accumulator<T>* row) {
+  if (starts[0] == kSkipped) {
+    for (int64_t i = 0; i < field.dim; i++) row[i] = 0;
+    return;
+  }
+  const T* array = (const T*)p.array;
+  for (int64_t c = 0; c < field.chunks; c++) {
+    int64_t length = segment_length(p, field, c), until_end = smaller(length, field.limit - starts[c]);
+    widen_to<T>(array + starts[c], until_end, row + c * p.segment);
+    if (until_end < length) widen_to<T>(array, length - until_end, row + c * p.segment + until_end);
+  }
+  if (p.sign && !field.direct) multiply_signs(p, field, id, row);
+}
+
+}  // namespace
+}  // namespace robe
