@@ -67,7 +67,7 @@ inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const flo
     consume(b, rows);
     f = 0, b++;
   };
-  return for_each_id<false, true>(p, begin * p.num_fields, end * p.num_fields, scratch, take);
+  return for_each_id<false, true>(p, AnyRow{p}, begin * p.num_fields, end * p.num_fields, scratch, take);
 }
 
 }  // namespace

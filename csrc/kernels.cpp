@@ -7,6 +7,7 @@
 #define ROBE_JOIN_(a, b) a##b
 #define ROBE_JOIN(a, b) ROBE_JOIN_(a, b)
 #define ROBE_STRING_(a) #a
+#define ROBE_NOINLINE __attribute__((noinline))
 #define ROBE_STRING(a) ROBE_STRING_(a)
 
 namespace robe {
@@ -46,26 +47,28 @@ inline void copy_segment(char* to, const char* from, int64_t bytes) {
   }
 }
 
-template <int kSegment, bool kStream>
-bool lookup_rows(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
-  const int64_t size = p.itemsize, segment = kSegment ? kSegment : p.segment * size, row_bytes = p.width * size;
+template <int kSegment, bool kStream, class Row>
+ROBE_NOINLINE bool lookup_rows(const Plan& p, const Row row, int64_t begin, int64_t end, void* out, char* scratch) {
+  const int64_t size = p.itemsize, chunks = p.max_chunks, num_fields = p.num_fields, segment = kSegment ? kSegment : p.segment * size, row_bytes = p.width * size;
   char* sample = (char*)out + begin * row_bytes;
   char* staged = scratch + ring_bytes(p);
   const char* array = (const char*)p.array;
-  const int64_t last = p.num_fields - 1;
+  constexpr bool kPlain = Row::kPlain;
+  const int64_t plain_bytes = p.max_dim * size, plain_limit = p.slots_hashed;
   int64_t f = 0;
-  auto consume = [&](int64_t, const Field& field, const int64_t* starts) {
-    char* to = sample + field.column * size;
-    const int64_t bytes = field.dim * size;
-    if (__builtin_expect(starts[0] == kSkipped, 0)) {
+  auto consume = [&](int64_t, const Field& field, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    const int64_t bytes = kPlain ? plain_bytes : field.dim * size, limit = kPlain ? plain_limit : field.limit;
+    const int64_t count = Row::kOneChunk ? 1 : kPlain ? chunks : field.chunks;
+    char* to = kPlain ? sample + f * plain_bytes : sample + field.column * size;
+    if (!kPlain && __builtin_expect(starts[0] == kSkipped, 0)) {
       memset(to, 0, bytes);
-    } else if (kStream && kSegment == 64 && bytes == 64 && starts[0] + 64 / size <= field.limit) {
+    } else if (kStream && kSegment == 64 && bytes == 64 && starts[0] * size + 64 <= limit * size) {
       stream_copy(to, array + starts[0] * size, 64);
     } else {
       char* target = kStream ? staged : to;
-      for (int64_t c = 0, done = 0; c < field.chunks; c++, done += segment) {
+      for (int64_t c = 0, done = 0; c < count; c++, done += segment) {
         const int64_t length = kSegment ? kSegment : smaller(segment, bytes - done);
-        const int64_t until_end = (field.limit - starts[c]) * size;
+        const int64_t until_end = (limit - starts[c]) * size;
         const char* from = array + starts[c] * size;
         if (__builtin_expect(until_end >= length, 1)) {
           copy_segment<kSegment>(target + done, from, length);
@@ -76,29 +79,33 @@ bool lookup_rows(const Plan& p, int64_t begin, int64_t end, void* out, char* scr
       }
       if (kStream) stream_copy(to, staged, bytes);
     }
-    if (++f > last) f = 0, sample += row_bytes;
+    if (++f == num_fields) f = 0, sample += row_bytes;
   };
-  bool inside = for_each_id<false, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+  bool inside = for_each_id<false, true>(p, row, begin * p.num_fields, end * p.num_fields, scratch, consume);
 #if defined(__SSE2__)
   if (kStream) _mm_sfence();
 #endif
   return inside;
 }
 
+template <int kSegment, bool kStream>
+bool lookup_segments(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  if (p.plain && p.max_chunks == 1)
+    return lookup_rows<kSegment, kStream>(p, PlainRow<kSegment, true>(p), begin, end, out, scratch);
+  if (p.plain) return lookup_rows<kSegment, kStream>(p, PlainRow<kSegment, false>(p), begin, end, out, scratch);
+  return lookup_rows<0, kStream>(p, AnyRow{p}, begin, end, out, scratch);
+}
+
 template <bool kStream>
 bool lookup_any_segment(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
-  if (p.uniform) {
-    switch (p.segment * p.itemsize) {
-      case 2: return lookup_rows<2, kStream>(p, begin, end, out, scratch);
-      case 4: return lookup_rows<4, kStream>(p, begin, end, out, scratch);
-      case 8: return lookup_rows<8, kStream>(p, begin, end, out, scratch);
-      case 16: return lookup_rows<16, kStream>(p, begin, end, out, scratch);
-      case 32: return lookup_rows<32, kStream>(p, begin, end, out, scratch);
-      case 64: return lookup_rows<64, kStream>(p, begin, end, out, scratch);
-      default: break;
-    }
+  switch (p.uniform ? p.segment * p.itemsize : 0) {
+    case 4: return lookup_segments<4, kStream>(p, begin, end, out, scratch);
+    case 8: return lookup_segments<8, kStream>(p, begin, end, out, scratch);
+    case 16: return lookup_segments<16, kStream>(p, begin, end, out, scratch);
+    case 32: return lookup_segments<32, kStream>(p, begin, end, out, scratch);
+    case 64: return lookup_segments<64, kStream>(p, begin, end, out, scratch);
+    default: return lookup_segments<0, kStream>(p, begin, end, out, scratch);
   }
-  return lookup_rows<0, kStream>(p, begin, end, out, scratch);
 }
 
 bool lookup(const Plan& p, int64_t begin, int64_t end, void* out, bool stream, char* scratch) {
@@ -113,7 +120,7 @@ bool lookup_signed_as(const Plan& p, int64_t begin, int64_t end, T* out, char* s
     read_row<T>(p, field, p.ids[n], starts, row);
     narrow_to<T>(row, field.dim, out + n / p.num_fields * p.width + field.column);
   };
-  return for_each_id<false, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+  return for_each_id<false, true>(p, AnyRow{p}, begin * p.num_fields, end * p.num_fields, scratch, consume);
 }
 
 // ---- Bags: formulas (10) and (11), in order of the ids. ----
@@ -157,7 +164,7 @@ bool lookup_bags_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scr
       for (int64_t i = 0; i < field.dim; i++) total[i] += row[i];
     }
   };
-  bool inside = for_each_id<true, true>(p, p.offsets[begin], p.offsets[end], scratch, consume);
+  bool inside = for_each_id<true, true>(p, AnyRow{p}, p.offsets[begin], p.offsets[end], scratch, consume);
   while (bag < end) close();
   return inside;
 }
@@ -186,7 +193,7 @@ bool grad_weights_as(const Plan& p, int64_t begin, int64_t end, T* out, char* sc
     for (int64_t i = 0; i < field.dim; i++) sum += widen(from[i]) * row[i];
     out[n] = narrow<T>(sum);
   };
-  return for_each_id<true, true>(p, begin, end, scratch, consume);
+  return for_each_id<true, true>(p, AnyRow{p}, begin, end, scratch, consume);
 }
 
 // The factors of formula (12) where they are not all 1: with `per_id` f_j g ∂v for every id, else ∂v / n or g ∂v for
@@ -248,7 +255,7 @@ void grad_rows_as(const Plan& p, int64_t begin, int64_t end, Accumulator<T>* row
   }
 }
 
-inline void append(Router& router, int64_t bucket, const void* entry, int64_t bytes) {
+ROBE_INLINE void append(Router& router, int64_t bucket, const void* entry, int64_t bytes) {
   char* at = router.cursor[bucket];
   // A cursor at the start of a block has just left a full one: blocks are aligned to their size.
   if (__builtin_expect((uintptr_t(at) & (kBlockBytes - 1)) == 0, 0)) {
@@ -266,11 +273,11 @@ inline void append(Router& router, int64_t bucket, const void* entry, int64_t by
 }
 
 template <bool kWide>
-inline void route_piece(const Plan& p, const Buckets& buckets, Router& router, int64_t source, int64_t start,
+ROBE_INLINE void route_piece(const Buckets& buckets, Router& router, int64_t source, int64_t start,
                         int64_t length) {
   int64_t k = bucket_of(buckets, start), last = bucket_of(buckets, start + length - 1);
   for (; k <= last; k++) {
-    int64_t slot = start - bucket_begin(buckets, k, p.slots);
+    int64_t slot = start - buckets.begin[k];
     if (kWide) {
       WideEntry entry = {source, int32_t(slot), int32_t(length)};
       append(router, k, &entry, sizeof entry);
@@ -281,62 +288,72 @@ inline void route_piece(const Plan& p, const Buckets& buckets, Router& router, i
   }
 }
 
-template <bool kWide, bool kBags>
-bool route_as(const Plan& p, int64_t begin, int64_t end, const Buckets& buckets, Router& router, bool per_id,
-              char* scratch) {
+template <bool kWide, bool kBags, class Row>
+ROBE_NOINLINE bool route_as(const Plan& p, const Row row, int64_t begin, int64_t end, const Buckets& given_buckets, Router& given_router, bool per_id, char* scratch) {
+  const Buckets buckets = given_buckets;  // copies: writing entries could alias the originals
+  Router router = given_router;
   int64_t bag = kBags ? begin : 0;
-  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+  const int64_t plain_dim = p.max_dim, segment = p.segment, plain_chunks = p.max_chunks, plain_limit = p.slots_hashed;
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    const int64_t dim = Row::kPlain ? plain_dim : field.dim, limit = Row::kPlain ? plain_limit : field.limit;
+    const int64_t chunks = Row::kOneChunk ? 1 : Row::kPlain ? plain_chunks : field.chunks;
     if (kBags) {
       while (n >= p.offsets[bag + 1]) bag++;
     }
-    if (starts[0] == kSkipped) return;
+    if (!Row::kPlain && starts[0] == kSkipped) return;
     int64_t source;
-    if (per_id) {
+    if (Row::kPlain) {
+      source = n * dim;
+    } else if (per_id) {
       source = field.first_row + (n - p.offsets[(&field - p.fields) * p.batch_size]) * field.dim;
     } else if (kBags) {
       source = bag % p.batch_size * p.width + field.column;
-    } else if (p.same_dim) {
-      source = n * field.dim;
     } else {
       source = n / p.num_fields * p.width + field.column;
     }
-    for (int64_t c = 0; c < field.chunks; c++, source += p.segment) {
-      int64_t length = segment_length(p, field, c), start = starts[c];
-      if (__builtin_expect(start + length > field.limit, 0)) {
+    for (int64_t c = 0; c < chunks; c++, source += segment) {
+      int64_t length = kWide ? segment_length(p, field, c) : segment, start = starts[c];
+      if (__builtin_expect(start + length > limit, 0)) {
         // Narrow entries hold no length, so both parts of a segment that wraps are clipped when they are read: the first
         // at the end of the array (narrow entries need the hashed part to end there), the second at slot 0.
-        int64_t head = field.limit - start;
+        int64_t head = limit - start;
         if (kWide) {
-          route_piece<true>(p, buckets, router, source, start, head);
-          route_piece<true>(p, buckets, router, source + head, 0, length - head);
+          route_piece<true>(buckets, router, source, start, head);
+          route_piece<true>(buckets, router, source + head, 0, length - head);
         } else {
           int64_t k = bucket_of(buckets, start), last = buckets.count - 1;
           for (; k <= last; k++) {
-            Entry entry = {uint32_t(source), int32_t(start - bucket_begin(buckets, k, p.slots))};
+            Entry entry = {uint32_t(source), int32_t(start - buckets.begin[k])};
             append(router, k, &entry, sizeof entry);
           }
           for (k = 0, last = bucket_of(buckets, length - head - 1); k <= last; k++) {
-            Entry entry = {uint32_t(source), int32_t(-head - bucket_begin(buckets, k, p.slots))};
+            Entry entry = {uint32_t(source), int32_t(-head - buckets.begin[k])};
             append(router, k, &entry, sizeof entry);
           }
         }
       } else {
-        route_piece<kWide>(p, buckets, router, source, start, length);
+        route_piece<kWide>(buckets, router, source, start, length);
       }
     }
   };
-  return for_each_id<kBags, false>(p, kBags ? p.offsets[begin] : begin * p.num_fields,
-                                   kBags ? p.offsets[end] : end * p.num_fields, scratch, consume);
+  bool inside = for_each_id<kBags, false>(p, row, kBags ? p.offsets[begin] : begin * p.num_fields,
+                                          kBags ? p.offsets[end] : end * p.num_fields, scratch, consume);
+  given_router.used = router.used;
+  return inside;
 }
 
 bool route(const Plan& p, int64_t begin, int64_t end, const Buckets& buckets, Router& router, bool wide, bool per_id,
            char* scratch) {
   if (p.offsets) {
-    return wide ? route_as<true, true>(p, begin, end, buckets, router, per_id, scratch)
-                : route_as<false, true>(p, begin, end, buckets, router, per_id, scratch);
+    return wide ? route_as<true, true>(p, AnyRow{p}, begin, end, buckets, router, per_id, scratch)
+                : route_as<false, true>(p, AnyRow{p}, begin, end, buckets, router, per_id, scratch);
   }
-  return wide ? route_as<true, false>(p, begin, end, buckets, router, per_id, scratch)
-              : route_as<false, false>(p, begin, end, buckets, router, per_id, scratch);
+  if (p.plain && !wide && p.max_chunks == 1)
+    return route_as<false, false>(p, PlainRow<0, true>(p), begin, end, buckets, router, per_id, scratch);
+  if (p.plain && !wide)
+    return route_as<false, false>(p, PlainRow<0, false>(p), begin, end, buckets, router, per_id, scratch);
+  return wide ? route_as<true, false>(p, AnyRow{p}, begin, end, buckets, router, per_id, scratch)
+              : route_as<false, false>(p, AnyRow{p}, begin, end, buckets, router, per_id, scratch);
 }
 
 inline int64_t length_of(const Entry&, int64_t uniform_length) { return uniform_length; }
@@ -344,41 +361,60 @@ inline int64_t length_of(const WideEntry& entry, int64_t) { return entry.length;
 
 inline void touch(uint64_t* touched, int64_t slot) { touched[slot >> 10] |= uint64_t(1) << (slot >> 4 & 63); }
 
+// Walks the entries of a bucket through their blocks.
+template <class E>
+struct Chain {
+  const Router& router;
+  const char* end;
+  uint32_t block;
+  const E *entry, *stop;
+
+  Chain(const Router& r, int64_t bucket) : router(r), end(r.cursor[bucket]) {
+    if (end) enter(r.head[bucket]);
+  }
+  ROBE_INLINE bool done() const { return (const char*)entry == end; }
+  ROBE_INLINE void advance() {
+    if (++entry == stop && !done()) enter(router.next[block]);
+  }
+
+ private:
+  void enter(uint32_t next) {
+    block = next;
+    entry = (const E*)(router.arena + block * kBlockBytes);
+    stop = entry + kBlockBytes / sizeof(E);
+  }
+};
+
 // kLength: elements of every segment; 0 where they are known at run time only.
 template <class G, int kLength, class E>
-void add_entries(const G* grad, const Router& router, int64_t uniform_length, int64_t bucket, int64_t size,
-                 Accumulator<G>* sums, uint64_t* touched) {
-  const char* end = router.cursor[bucket];
-  if (!end) return;
-  for (uint32_t block = router.head[bucket];; block = router.next[block]) {
-    const E* entry = (const E*)(router.arena + block * kBlockBytes);
-    const E* stop = entry + kBlockBytes / sizeof(E);
-    const bool final_block = (const char*)entry < end && end <= (const char*)stop;
-    if (final_block) {
-      stop = (const E*)end;
+ROBE_NOINLINE void add_entries(const G* grad, const Router& router, int64_t uniform_length, int64_t bucket,
+                               int64_t size, Accumulator<G>* sums, uint64_t* touched) {
+  if (!router.cursor[bucket]) return;
+  Chain<E> chain(router, bucket), warm(router, bucket);
+  auto prefetch_next = [&]() ROBE_INLINE_LAMBDA {
+    if (warm.done()) return;
+    __builtin_prefetch(grad + warm.entry->source);
+    warm.advance();
+  };
+  for (int i = 0; i < 16; i++) prefetch_next();
+  for (; !chain.done(); chain.advance()) {
+    prefetch_next();
+    const E entry = *chain.entry;
+    const int64_t slot = entry.slot, length = kLength ? kLength : length_of(entry, uniform_length);
+    const G* from = grad + entry.source;
+    if (__builtin_expect(slot >= 0 && slot + length <= size, 1)) {
+      Accumulator<G>* to = sums + slot;
+      for (int64_t i = 0; i < length; i++) to[i] += widen(from[i]);
+      if (touched) {
+        for (int64_t i = slot; i < slot + length; i = (i | 15) + 1) touch(touched, i);
+      }
     } else {
-      __builtin_prefetch(router.arena + router.next[block] * kBlockBytes);
-    }
-    const E* warm = entry;
-    for (; entry < stop; entry++) {
-      for (; warm < stop && warm < entry + 12; warm++) __builtin_prefetch((const char*)(grad + warm->source));
-      const int64_t slot = entry->slot, length = kLength ? kLength : length_of(*entry, uniform_length);
-      const G* from = grad + entry->source;
-      if (__builtin_expect(slot >= 0 && slot + length <= size, 1)) {
-        Accumulator<G>* to = sums + slot;
-        for (int64_t i = 0; i < length; i++) to[i] += widen(from[i]);
-        if (touched) {
-          for (int64_t i = slot; i < slot + length; i = (i | 15) + 1) touch(touched, i);
-        }
-      } else {
-        const int64_t last = smaller(slot + length, size);
-        for (int64_t i = slot < 0 ? 0 : slot; i < last; i++) {
-          sums[i] += widen(from[i - slot]);
-          if (touched) touch(touched, i);
-        }
+      const int64_t last = smaller(slot + length, size);
+      for (int64_t i = slot < 0 ? 0 : slot; i < last; i++) {
+        sums[i] += widen(from[i - slot]);
+        if (touched) touch(touched, i);
       }
     }
-    if (final_block) return;
   }
 }
 
@@ -404,16 +440,18 @@ struct Slots {
 };
 
 template <class A>
-inline void sgd(const robe_update& u, Slots<A> s, int64_t n) {
+ROBE_INLINE void sgd(const robe_update& u, Slots<A> s, int64_t n) {
+  const A lr = A(u.lr), decay = A(u.weight_decay), sign = u.maximize ? A(-1) : A(1);
+  for (int64_t i = 0; i < n; i++) {
+    s.array[i] -= lr * (sign * s.grad[i] + decay * s.array[i]);
+    s.grad[i] = 0;
+  }
+}
+
+template <class A>
+ROBE_INLINE void sgd_momentum(const robe_update& u, Slots<A> s, int64_t n) {
   const A lr = A(u.lr), decay = A(u.weight_decay), momentum = A(u.momentum), fresh = A(1 - u.dampening);
   const A sign = u.maximize ? A(-1) : A(1);
-  if (!s.state1) {
-    for (int64_t i = 0; i < n; i++) {
-      s.array[i] -= lr * (sign * s.grad[i] + decay * s.array[i]);
-      s.grad[i] = 0;
-    }
-    return;
-  }
   for (int64_t i = 0; i < n; i++) {
     A g = sign * s.grad[i] + decay * s.array[i];
     A buffer = u.first ? g : momentum * s.state1[i] + fresh * g;
@@ -424,7 +462,7 @@ inline void sgd(const robe_update& u, Slots<A> s, int64_t n) {
 }
 
 template <class A>
-inline void adagrad(const robe_update& u, Slots<A> s, int64_t n) {
+ROBE_INLINE void adagrad(const robe_update& u, Slots<A> s, int64_t n) {
   const A lr = A(u.lr), decay = A(u.weight_decay), eps = A(u.eps), sign = u.maximize ? A(-1) : A(1);
   for (int64_t i = 0; i < n; i++) {
     A g = sign * s.grad[i] + decay * s.array[i];
@@ -436,7 +474,7 @@ inline void adagrad(const robe_update& u, Slots<A> s, int64_t n) {
 }
 
 template <class A>
-inline void adam(const robe_update& u, Slots<A> s, int64_t n) {
+ROBE_INLINE void adam(const robe_update& u, Slots<A> s, int64_t n) {
   const A rate = A(u.lr / u.bias1), root = A(1 / sqrt(u.bias2)), decay = A(u.weight_decay), eps = A(u.eps);
   const A beta1 = A(u.beta1), beta2 = A(u.beta2), fresh1 = A(1 - u.beta1), fresh2 = A(1 - u.beta2);
   const A sign = u.maximize ? A(-1) : A(1);
@@ -449,43 +487,45 @@ inline void adam(const robe_update& u, Slots<A> s, int64_t n) {
   }
 }
 
-template <class A>
-inline void apply_rule(const robe_update& u, Slots<A> s, int64_t n) {
-  switch (u.rule) {
-    case ROBE_SGD: return sgd(u, s, n);
-    case ROBE_ADAGRAD: return adagrad(u, s, n);
-    default: return adam(u, s, n);
-  }
-}
-
 // `touched`: the lines of 16 slots that have a gradient; null to update them all.
-template <class A>
-void update_as(const Plan& p, const robe_update& u, A* sums, int64_t begin, int64_t end, uint64_t* touched) {
-  Slots<A> all = {(A*)p.array + begin, u.state1 ? (A*)u.state1 + begin : nullptr,
-                  u.state2 ? (A*)u.state2 + begin : nullptr, sums};
+template <class A, void rule(const robe_update&, Slots<A>, int64_t)>
+ROBE_NOINLINE void update_by(const Plan& p, const robe_update& update, A* sums, int64_t begin, int64_t end,
+                             uint64_t* touched) {
+  const robe_update u = update;
+  A *array = (A*)p.array + begin, *state1 = u.state1 ? (A*)u.state1 + begin : nullptr,
+    *state2 = u.state2 ? (A*)u.state2 + begin : nullptr;
   const int64_t size = end - begin;
-  if (!touched) return apply_rule(u, all, size);
-  auto from = [&](int64_t i) {
-    return Slots<A>{all.array + i, all.state1 ? all.state1 + i : nullptr, nullptr, sums + i};
+  if (!touched) return rule(u, {array, state1, state2, sums}, size);
+  constexpr int64_t kAhead = 16;
+  int32_t waiting[kAhead];  // lines on their way into the cache
+  int64_t count = 0;
+  auto apply = [&](int64_t i) {
+    rule(u, {array + i, state1 ? state1 + i : nullptr, nullptr, sums + i}, smaller(16, size - i));
   };
   for (int64_t word = 0; word * 1024 < size; word++) {
-    uint64_t bits = touched[word];
-    touched[word] = 0;
-    for (uint64_t ahead = bits; ahead; ahead &= ahead - 1) {
-      const int64_t i = word * 1024 + __builtin_ctzll(ahead) * 16;
-      for (int64_t line = 0; line < int64_t(16 * sizeof(A)); line += 64) {
-        __builtin_prefetch((char*)(all.array + i) + line, 1);
-        if (all.state1) __builtin_prefetch((char*)(all.state1 + i) + line, 1);
-      }
-    }
-    for (; bits; bits &= bits - 1) {
+    for (uint64_t bits = touched[word]; bits; bits &= bits - 1) {
       const int64_t i = word * 1024 + __builtin_ctzll(bits) * 16;
-      if (i + 16 <= size) {
-        apply_rule(u, from(i), 16);
-      } else {
-        apply_rule(u, from(i), size - i);
+      for (int64_t byte = 0; byte < int64_t(16 * sizeof(A)); byte += 64) {
+        __builtin_prefetch((char*)(array + i) + byte, 1);
+        if (state1) __builtin_prefetch((char*)(state1 + i) + byte, 1);
       }
+      int32_t& slot = waiting[count++ % kAhead];
+      if (count > kAhead) apply(slot);
+      slot = int32_t(i);
     }
+    touched[word] = 0;
+  }
+  for (int64_t left = smaller(count, kAhead); left > 0; left--) apply(waiting[(count - left) % kAhead]);
+}
+
+template <class A>
+void update_as(const Plan& p, const robe_update& u, A* sums, int64_t begin, int64_t end, uint64_t* touched) {
+  switch (u.rule) {
+    case ROBE_SGD:
+      if (u.state1) return update_by<A, sgd_momentum<A>>(p, u, sums, begin, end, touched);
+      return update_by<A, sgd<A>>(p, u, sums, begin, end, touched);
+    case ROBE_ADAGRAD: return update_by<A, adagrad<A>>(p, u, sums, begin, end, touched);
+    default: return update_by<A, adam<A>>(p, u, sums, begin, end, touched);
   }
 }
 

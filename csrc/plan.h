@@ -34,6 +34,7 @@ struct Plan {
   int64_t segment;  // elements of a chunk: min(Z, D) of the largest D
   bool uniform;     // every segment of every field has the same length
   bool same_dim;    // all fields have one dim and lie side by side
+  bool plain;       // same_dim, all hashed by equation 5 with the default prime, Z <= D, no padding: the fast path
 
   const int64_t *ids, *offsets;
   const void *weights, *grad;
@@ -67,15 +68,10 @@ struct Router {
 struct Buckets {
   int64_t count, lines;  // lines of 16 slots
   uint64_t scale;        // bucket of a line: (line * scale) >> 32
+  const int64_t* begin;  // [count + 1]: first slot of each bucket, then the end of the array
 };
 
 static inline int64_t bucket_of(const Buckets& b, int64_t slot) { return int64_t((uint64_t(slot >> 4) * b.scale) >> 32); }
-// First slot of a bucket: the first line that bucket_of sends there.
-static inline int64_t bucket_begin(const Buckets& b, int64_t k, int64_t slots) {
-  if (k >= b.count) return slots;
-  int64_t line = int64_t(((uint128(k) << 32) + b.scale - 1) / b.scale);
-  return line * 16 < slots ? line * 16 : slots;
-}
 
 // Where the gradient of each row is read from.
 struct Source {

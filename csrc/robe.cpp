@@ -138,6 +138,8 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
     p.same_dim &= given.dim == p.max_dim && given.column == f * p.max_dim;
   }
   p.same_dim &= p.width == p.num_fields * p.max_dim;
+  p.plain = p.same_dim && !p.offsets && p.form == ROBE_UNIVERSAL && prime == int64_t(kMersenne61);
+  for (const Field& field : memory.fields) p.plain &= !field.direct && !field.has_padding && field.group == 1;
   if (hashed && !mixed && p.max_chunks > 1) {
     memory.limit.resize(p.max_chunks), memory.add.resize(p.max_chunks), memory.over.resize(p.max_chunks);
     const int64_t by = int64_t(p.modulus.m);
@@ -268,13 +270,20 @@ void lookup_dot(const robe_array& array, const robe_batch& batch, const void* de
 
 constexpr int64_t kBucketSlots = 1 << 16;
 
-Buckets make_buckets(int64_t slots, int64_t threads) {
-  Buckets b;
+Buckets make_buckets(int64_t slots, int64_t threads, std::vector<int64_t>& begins) {
+  Buckets b = {};
   b.lines = std::max(int64_t(1), (slots + 15) / 16);
   int64_t wanted = (slots + kBucketSlots - 1) / kBucketSlots;
   if (threads > 1) wanted = std::max(wanted, 4 * threads);
   b.count = std::max(int64_t(1), std::min(wanted, b.lines));
   b.scale = uint64_t((uint128(b.count) << 32) / uint64_t(b.lines));
+  begins.resize(b.count + 1);
+  for (int64_t k = 0; k < b.count; k++) {  // the first line that bucket_of sends there
+    const int64_t line = int64_t(((uint128(k) << 32) + b.scale - 1) / b.scale);
+    begins[k] = std::min(line * 16, slots);
+  }
+  begins[b.count] = slots;
+  b.begin = begins.data();
   return b;
 }
 
@@ -375,7 +384,8 @@ void scatter(const robe_array& array, const robe_batch* batches, int64_t num_bat
   if (array.slots == 0) return;
   const int64_t dim = elements / std::max(int64_t(1), lookups);
   threads = std::max(threads_for(threads, lookups, dim), in_place || !sparse ? threads_for(threads, array.slots / 16, 0) : 1);
-  const Buckets buckets = make_buckets(array.slots, threads);
+  std::vector<int64_t> begins;
+  const Buckets buckets = make_buckets(array.slots, threads, begins);
   {
     Workspace scratch(scratch_size * threads);
     bool inside = true;
@@ -398,8 +408,7 @@ void scatter(const robe_array& array, const robe_batch* batches, int64_t num_bat
   const bool track = sparse && elements < array.slots;
   parallel(threads, buckets.count, 1, sums_size, memory ? memory->data() : nullptr,
            [&](int64_t bucket, int64_t, char* mine) {
-             const int64_t begin = bucket_begin(buckets, bucket, array.slots);
-             const int64_t end = bucket_begin(buckets, bucket + 1, array.slots);
+             const int64_t begin = begins[bucket], end = begins[bucket + 1];
              if (begin >= end) return true;
              char* sums = in_place ? (char*)in_place + begin * accumulator : mine;
              if (in_place) memset(sums, 0, (end - begin) * accumulator);

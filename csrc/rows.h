@@ -112,6 +112,9 @@ inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 constexpr int64_t kSkipped = -1;  // in place of a first start: a row of zeros
 
+#define ROBE_INLINE inline __attribute__((always_inline))
+#define ROBE_INLINE_LAMBDA __attribute__((always_inline))
+
 // The first slot of every chunk of a row: formulas (1) to (8). False where the id is outside its table; the row is then
 // skipped, so that nothing outside the array is ever read.
 inline bool place(const Plan& p, const Field& field, int64_t id, int64_t* starts) {
@@ -150,20 +153,71 @@ inline bool place(const Plan& p, const Field& field, int64_t id, int64_t* starts
   return true;
 }
 
-inline int64_t segment_length(const Plan& p, const Field& field, int64_t c) {
+ROBE_INLINE int64_t segment_length(const Plan& p, const Field& field, int64_t c) {
   return smaller(p.segment, field.dim - c * p.segment);
 }
 
-inline void prefetch(const Plan& p, const Field& field, const int64_t* starts) {
-  if (starts[0] == kSkipped) return;
-  const char* array = (const char*)p.array;
-  for (int64_t c = 0; c < field.chunks; c++) {
-    int64_t bytes = segment_length(p, field, c) * p.itemsize;
-    const char* at = array + starts[c] * p.itemsize;
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
-    __builtin_prefetch(at + bytes - 1);  // may lie behind the array: a prefetch never faults
+// Hashes and prefetches rows of any kind.
+struct AnyRow {
+  const Plan& p;
+  static constexpr bool kPlain = false, kOneChunk = false;
+
+  ROBE_INLINE bool place(const Field& field, int64_t id, int64_t* starts) const {
+    return robe::place(p, field, id, starts);
   }
-}
+  ROBE_INLINE void prefetch(const Field& field, const int64_t* starts) const {
+    if (starts[0] == kSkipped) return;
+    const char* array = (const char*)p.array;
+    for (int64_t c = 0; c < field.chunks; c++) {
+      int64_t bytes = segment_length(p, field, c) * p.itemsize;
+      const char* at = array + starts[c] * p.itemsize;
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+      __builtin_prefetch(at + bytes - 1);  // may lie behind the array: a prefetch never faults
+    }
+  }
+};
+
+// The same for rows of a plain plan, with what they need in registers: writing starts could alias the plan's numbers.
+// kSegment: bytes of a segment; 0 where they are known at run time only. kOne: a row is one chunk.
+template <int kSegment, bool kOne>
+struct PlainRow {
+  const char* array;
+  uint64_t multiplier;
+  Modulus modulus;
+  const int64_t *limit, *add, *over;
+  int64_t chunks, segment_bytes, itemsize;
+  static constexpr bool kPlain = true, kOneChunk = kOne;
+
+  explicit PlainRow(const Plan& p)
+      : array((const char*)p.array),
+        multiplier(p.multiplier),
+        modulus(p.modulus),
+        limit(p.chunk_limit),
+        add(p.chunk_add),
+        over(p.chunk_over),
+        chunks(p.max_chunks),
+        segment_bytes(p.segment * p.itemsize),
+        itemsize(p.itemsize) {}
+
+  ROBE_INLINE bool place(const Field& field, int64_t id, int64_t* __restrict starts) const {
+    const int64_t value = linear_mersenne(uint64_t(id), multiplier, field.addend);
+    const int64_t first = mod(value, modulus), m = modulus.m;
+    starts[0] = first;
+    for (int64_t c = 1; !kOne && c < chunks; c++) {
+      int64_t start = first + (value < limit[c] ? add[c] : over[c]);
+      starts[c] = start - (start >= m ? m : 0);
+    }
+    return field.any | (uint64_t(id) < uint64_t(field.rows));
+  }
+  ROBE_INLINE void prefetch(const Field&, const int64_t* starts) const {
+    const int64_t bytes = kSegment ? kSegment : segment_bytes;
+    for (int64_t c = 0; c < (kOne ? 1 : chunks); c++) {
+      const char* at = array + starts[c] * itemsize;
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+      if (bytes > 8) __builtin_prefetch(at + bytes - 1);
+    }
+  }
+};
 
 inline int64_t field_of_id(const Plan& p, int64_t n) {
   int64_t f = 0;
@@ -172,31 +226,36 @@ inline int64_t field_of_id(const Plan& p, int64_t n) {
 }
 
 // Calls consume(n, field, starts) for ids begin to end, in order, having hashed and prefetched `ahead` of them.
-template <bool kBags, bool kPrefetch, class Consume>
-inline bool for_each_id(const Plan& p, int64_t begin, int64_t end, char* ring_memory, Consume consume) {
+template <bool kBags, bool kPrefetch, class Row, class Consume>
+ROBE_INLINE bool for_each_id(const Plan& p, const Row row, int64_t begin, int64_t end, char* ring_memory,
+                             Consume consume) {
   if (begin >= end) return true;
-  int64_t* ring = (int64_t*)ring_memory;
-  const int64_t mask = p.ahead - 1, stride = p.max_chunks;
-  int64_t placed_field = kBags ? field_of_id(p, begin) : begin % p.num_fields, field = placed_field, placed = begin;
+  int64_t* const ring = (int64_t*)ring_memory;
+  const int64_t mask = p.ahead - 1, stride = Row::kOneChunk ? 1 : p.max_chunks, batch_size = p.batch_size;
+  const int64_t *const ids = p.ids, *const offsets = p.offsets;
+  const Field *const fields = p.fields, *const fields_end = p.fields + p.num_fields;
+  const Field* field = fields + (kBags ? field_of_id(p, begin) : begin % p.num_fields);
+  const Field* placed_field = field;
   bool inside = true;
-  auto place_next = [&] {
+  auto advance = [&](const Field*& f, int64_t n) ROBE_INLINE_LAMBDA {
     if (kBags) {
-      while (placed >= p.offsets[(placed_field + 1) * p.batch_size]) placed_field++;
+      while (n >= offsets[(f - fields + 1) * batch_size]) f++;
+    } else if (++f == fields_end) {
+      f = fields;
     }
-    int64_t* starts = ring + (placed & mask) * stride;
-    inside &= place(p, p.fields[placed_field], p.ids[placed], starts);
-    if (kPrefetch) prefetch(p, p.fields[placed_field], starts);
-    placed++;
-    if (!kBags && ++placed_field == p.num_fields) placed_field = 0;
   };
-  while (placed < smaller(begin + p.ahead, end)) place_next();
+  auto place = [&](int64_t n) ROBE_INLINE_LAMBDA {
+    int64_t* starts = ring + (n & mask) * stride;
+    inside &= row.place(*placed_field, ids[n], starts);
+    if (kPrefetch) row.prefetch(*placed_field, starts);
+    if (n + 1 < end) advance(placed_field, n + 1);
+  };
+  const int64_t first = smaller(begin + p.ahead, end);
+  for (int64_t n = begin; n < first; n++) place(n);
   for (int64_t n = begin; n < end; n++) {
-    if (kBags) {
-      while (n >= p.offsets[(field + 1) * p.batch_size]) field++;
-    }
-    consume(n, p.fields[field], ring + (n & mask) * stride);
-    if (placed < end) place_next();
-    if (!kBags && ++field == p.num_fields) field = 0;
+    consume(n, *field, ring + (n & mask) * stride);
+    if (n + mask + 1 < end) place(n + mask + 1);
+    if (n + 1 < end) advance(field, n + 1);
   }
   return inside;
 }
