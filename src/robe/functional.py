@@ -11,7 +11,7 @@ from torch import Tensor
 from robe.checks import nearest, require_dtype, require_ndim, require_same_device
 from robe.jagged import Jagged
 from robe.layout import FieldSpec, Layout, Mode
-from robe.ops import lookup
+from robe.ops import Recorder, lookup
 
 ARRAY_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MODES = {mode.name.lower(): mode for mode in Mode}
@@ -25,6 +25,7 @@ class Fields:
     hash_spec: list[int]
     width: int  # sum of the fields' dims
     num_slots: int
+    recorder: Recorder | None = None  # takes what gradients are made of, for an optimizer of robe.optim
 
     @staticmethod
     def of(
@@ -94,12 +95,12 @@ def robe_lookup(ids: Tensor | Jagged, array: Tensor, fields: Fields, mode: str =
             raise ValueError(f"ids: expected bags of {fields.num_fields} fields, got {ids.num_fields}")
         require_same_device("ids", ids.values, "array", array)
         weights = _check_weights(ids.weights, kind, array)
-        return lookup(array, ids.values, ids.offsets, weights, fields.specs, fields.hash_spec, fields.width, kind)
+        return _call(array, ids.values, ids.offsets, weights, fields, kind)
     require_dtype("ids", ids, torch.int64)
     if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
         raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
     require_same_device("ids", ids, "array", array)
-    return lookup(array, ids, None, None, fields.specs, fields.hash_spec, fields.width, Mode.SUM)
+    return _call(array, ids, None, None, fields, Mode.SUM)
 
 
 def robe_embedding(input: Tensor, array: Tensor, fields: Fields) -> Tensor:
@@ -165,7 +166,15 @@ def robe_embedding_bag(
     if weights is not None:
         weights = weights.reshape(-1)
     ids = input.reshape(-1).to(torch.int64)
-    return lookup(array, ids, ends, weights, fields.specs, fields.hash_spec, fields.width, kind)
+    return _call(array, ids, ends, weights, fields, kind)
+
+
+def _call(
+    array: Tensor, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, fields: Fields, mode: Mode
+) -> Tensor:
+    return lookup(
+        array, ids, offsets, weights, fields.specs, fields.hash_spec, fields.width, mode, recorder=fields.recorder
+    )
 
 
 def _bag_ends(input: Tensor, offsets: Tensor | None, include_last_offset: bool) -> Tensor:

@@ -81,7 +81,7 @@ class RobeModule(nn.Module):
         return robe_embedding(ids, self.array, Fields.of(self.layout, [t], device=self.array.device))
 
     def _ready(self) -> Fields:
-        return Fields(self.fields, self._hash_spec, self._width, self.layout.num_slots)
+        return Fields(self.fields, self._hash_spec, self._width, self.layout.num_slots, self.shared.recorder)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RobeModule:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

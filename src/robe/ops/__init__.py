@@ -10,6 +10,8 @@ import torch
 from robe.ops import native as native
 from robe.ops import reference as reference
 from robe.ops.contract import lookup as lookup
+from robe.ops.recording import Record as Record
+from robe.ops.recording import Recorder as Recorder
 
 if native.library is not None:
     from robe.ops import cpu as cpu

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from robe.layout import Mode
 from robe.ops.bags import batch_size
+from robe.ops.recording import RecordedLookup, Recorder, records_gradients
 
 COMMON = "Tensor array, Tensor ids, Tensor? offsets, Tensor? weights, Tensor fields, int[] spec"
 
@@ -101,7 +102,16 @@ def lookup(
     spec: list[int],
     width: int,
     mode: Mode,
+    recorder: Recorder | None = None,
 ) -> Tensor:
-    """Embeddings of all fields: [B, W] in the dtype of ``array``. Arguments as in the module's docstring."""
+    """Embeddings of all fields: [B, W] in the dtype of ``array``. Arguments as in the module's docstring.
+
+    With a ``recorder``, the backward appends to it instead of making a gradient of the array.
+    """
+    if records_gradients(recorder, array):
+        recorded: Tensor = RecordedLookup.apply(  # type: ignore[no-untyped-call]
+            recorder, array, ids, offsets, weights, fields, spec, width, int(mode)
+        )
+        return recorded
     result: Tensor = torch.ops.robe.lookup(array, ids, offsets, weights, fields, spec, width, int(mode))
     return result

@@ -11,7 +11,7 @@ import os
 import sys
 from ctypes import c_char_p, c_double, c_int, c_int64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from robe.checks import nearest
 from robe.layout import FieldSpec
 from robe.ops.bags import batch_size, check_ids
+from robe.ops.recording import Record
 
 ABI = 1
 OK, BAD_ID, BAD_OFFSETS, BAD_SPEC, NO_MEMORY = range(5)
@@ -147,19 +148,45 @@ class Call:
         kernel = getattr(library, function)
         status = kernel(ctypes.byref(self.array), ctypes.byref(self.batch), *arguments, torch.get_num_threads())
         if status != OK:
-            self._raise(status)
+            self.fail(status)
 
-    def _raise(self, status: int) -> None:
+    def check(self) -> None:
+        """Raises IndexError or ValueError, as the reference, where an id or the offsets are wrong."""
         ids, offsets, _, fields, _, _ = self._alive
+        check_ids(ids, offsets, fields, [FieldSpec(*row) for row in fields.tolist()])
+
+    def fail(self, status: int) -> NoReturn:
+        """Raises the error of a status other than OK."""
         if status in (BAD_ID, BAD_OFFSETS):
-            check_ids(ids, offsets, fields, [FieldSpec(*row) for row in fields.tolist()])
+            self.check()
             raise RuntimeError("ids: changed while they were looked up")
         if status == NO_MEMORY:
             raise MemoryError("robe: the kernel's working memory could not be allocated")
         raise ValueError(
             "fields, spec: expected numbers that fit each other, the output's width and the array, as robe.Layout "
-            f"makes them; got fields {fields.tolist()} and spec {list(self._alive[-1])}"
+            f"makes them; got fields {self._alive[3].tolist()} and spec {list(self._alive[-1])}"
         )
+
+
+def step(array: Tensor, records: list[Record], update: CUpdate) -> None:
+    """Applies the gradients of ``records`` together to ``array`` and the states in ``update``, in place.
+
+    Raises:
+        IndexError, ValueError, MemoryError: as ``Call.run``; nothing is changed then.
+    """
+    calls = [
+        Call(array, r.ids, r.offsets, r.weights, r.fields, r.spec, r.grad.shape[1], r.mode, r.grad) for r in records
+    ]
+    batches = (CBatch * len(calls))(*(call.batch for call in calls))
+    assert library is not None
+    status = library.robe_step(
+        ctypes.byref(calls[0].array), batches, len(calls), ctypes.byref(update), torch.get_num_threads()
+    )
+    if status != OK:
+        for call in calls:
+            call.check()
+        calls[0].fail(status)
+    torch.autograd.graph.increment_version(array)
 
 
 def huge_pages(tensor: Tensor) -> None:
