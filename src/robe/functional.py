@@ -11,7 +11,7 @@ from torch import Tensor
 from robe.checks import nearest, require_dtype, require_ndim, require_same_device
 from robe.jagged import Jagged
 from robe.layout import FieldSpec, Layout, Mode
-from robe.ops import Recorder, lookup
+from robe.ops import Recorder, lookup, lookup_dot
 
 ARRAY_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MODES = {mode.name.lower(): mode for mode in Mode}
@@ -101,6 +101,38 @@ def robe_lookup(ids: Tensor | Jagged, array: Tensor, fields: Fields, mode: str =
         raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
     require_same_device("ids", ids, "array", array)
     return _call(array, ids, None, None, fields, Mode.SUM)
+
+
+def robe_lookup_dot(ids: Tensor, dense: Tensor | None, array: Tensor, fields: Fields) -> Tensor:
+    """Embeddings of one dim D and DLRM's dot interaction in one call.
+
+    Args:
+        ids: int64 [B, F].
+        dense: a further vector of every sample, [B, D], or None.
+        array: [m].
+        fields: the F input columns, all of dim D.
+
+    Returns:
+        [B, D + G (G - 1) / 2] with ``dense``, else [B, G (G - 1) / 2], for the G = F + 1 (or F) vectors of a sample:
+        ``dense``, then the dot products (1, 0), (2, 0), (2, 1), (3, 0), ...
+
+    Raises:
+        TypeError, ValueError, IndexError: as ``robe_lookup``, or the fields differ in dim.
+    """
+    require_dtype("ids", ids, torch.int64)
+    if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
+        raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
+    _check_array(array, fields.num_slots)
+    require_same_device("ids", ids, "array", array)
+    dim, rest = divmod(fields.width, fields.num_fields)
+    if rest:
+        raise ValueError(f"fields: expected {fields.num_fields} fields of one dim, got {fields.width} columns in all")
+    if dense is not None:
+        require_dtype("dense", dense, array.dtype)
+        require_same_device("dense", dense, "array", array)
+        if dense.shape != (ids.shape[0], dim):
+            raise ValueError(f"dense: expected shape {(ids.shape[0], dim)}, got {tuple(dense.shape)}")
+    return lookup_dot(array, dense, ids, fields.specs, fields.hash_spec, fields.width, recorder=fields.recorder)
 
 
 def robe_embedding(input: Tensor, array: Tensor, fields: Fields) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
+from robe.nn.collection import RobeEmbeddingCollection
 from robe.nn.interactions import DotInteraction
 from robe.nn.mlp import mlp
 
@@ -74,17 +75,27 @@ class DLRM(nn.Module):
         Raises:
             ValueError: ``dense`` is missing, unexpected or of another width.
         """
-        vectors = self.embedding(ids)  # [B, F, D]
+        bottom = self._bottom(dense)
+        if isinstance(self.embedding, RobeEmbeddingCollection) and self.embedding.fuses_dot(ids, bottom):
+            top_input = self.embedding.dot(cast(Tensor, ids), bottom)
+        else:
+            vectors = self.embedding(ids)  # [B, F, D]
+            if bottom is None:
+                top_input = self.interaction(vectors)
+            else:
+                pairs = self.interaction(torch.cat([bottom.unsqueeze(1), vectors], dim=1))
+                top_input = torch.cat([bottom, pairs], dim=1)
+        logits: Tensor = self.top(top_input).squeeze(-1)
+        return logits
+
+    def _bottom(self, dense: Tensor | None) -> Tensor | None:
+        """[B, D], or None without numeric features."""
         if self.bottom is None:
             if dense is not None and dense.shape[-1] != 0:
                 raise ValueError(f"dense: expected None, the model has num_dense=0; got shape {tuple(dense.shape)}")
-            top_input = self.interaction(vectors)
-        else:
-            if dense is None or dense.shape[-1] != self.num_dense:
-                got = None if dense is None else tuple(dense.shape)
-                raise ValueError(f"dense: expected shape [B, {self.num_dense}], got {got}")
-            bottom = self.bottom(dense)  # [B, D]
-            pairs = self.interaction(torch.cat([bottom.unsqueeze(1), vectors], dim=1))
-            top_input = torch.cat([bottom, pairs], dim=1)
-        logits: Tensor = self.top(top_input).squeeze(-1)
-        return logits
+            return None
+        if dense is None or dense.shape[-1] != self.num_dense:
+            got = None if dense is None else tuple(dense.shape)
+            raise ValueError(f"dense: expected shape [B, {self.num_dense}], got {got}")
+        bottom: Tensor = self.bottom(dense)
+        return bottom

@@ -10,13 +10,20 @@ import torch
 from robe.ops import native as native
 from robe.ops import reference as reference
 from robe.ops.contract import lookup as lookup
+from robe.ops.contract import lookup_dot as lookup_dot
 from robe.ops.recording import Record as Record
 from robe.ops.recording import Recorder as Recorder
 
 if native.library is not None:
     from robe.ops import cpu as cpu
 
-OPS = ("robe::lookup", "robe::lookup_backward_array", "robe::lookup_backward_weights")
+OPS = (
+    "robe::lookup",
+    "robe::lookup_backward_array",
+    "robe::lookup_backward_weights",
+    "robe::lookup_dot",
+    "robe::lookup_dot_backward",
+)
 
 
 class KernelStatus(TypedDict):
@@ -31,6 +38,11 @@ class KernelStatus(TypedDict):
 def status() -> list[KernelStatus]:
     """Which kernel is active for each op on CPU and CUDA: what ``robe doctor`` shows."""
     return [_status(op, device) for op in OPS for device in ("CPU", "CUDA")]
+
+
+def fuses_dot(array: torch.Tensor) -> bool:
+    """Whether ``robe::lookup_dot`` has a kernel of its own for an array."""
+    return native.library is not None and array.device.type == "cpu" and array.dtype == torch.float32
 
 
 def _status(op: str, device: str) -> KernelStatus:

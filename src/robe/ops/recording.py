@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from robe.layout import Mode
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
@@ -89,6 +91,34 @@ class RecordedLookup(torch.autograd.Function):
         if ctx.needs_input_grad[4]:
             grad_weights = torch.ops.robe.lookup_backward_weights(grad, array, ids, offsets, weights, fields, ctx.spec)
         return None, None, None, None, grad_weights, None, None, None, None
+
+
+class RecordedLookupDot(torch.autograd.Function):
+    """``robe::lookup_dot`` whose backward appends to a recorder and gives the array no gradient."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        recorder: Recorder,
+        array: Tensor,
+        dense: Tensor | None,
+        ids: Tensor,
+        fields: Tensor,
+        spec: list[int],
+        width: int,
+    ) -> Tensor:
+        ctx.save_for_backward(array, dense, ids, fields)
+        ctx.recorder, ctx.spec, ctx.width = recorder, spec, width
+        out: Tensor = torch.ops.robe.lookup_dot(array, dense, ids, fields, spec, width)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        array, dense, ids, fields = ctx.saved_tensors
+        grad_dense, rows = torch.ops.robe.lookup_dot_backward(grad, array, dense, ids, fields, ctx.spec, ctx.width)
+        ctx.recorder.records.append(Record(rows, ids, None, None, fields, ctx.spec, Mode.SUM))
+        return None, None, None if dense is None else grad_dense, None, None, None, None
 
 
 def records_gradients(recorder: Recorder | None, array: Tensor) -> bool:

@@ -210,10 +210,42 @@ def lookup_backward_weights(
     return total.to(weights.dtype)
 
 
+def _vectors(array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor, spec: list[int], width: int) -> Tensor:
+    """The vectors that interact, [B, G, D]."""
+    rows = lookup(array, ids, None, None, fields, spec, width, Mode.SUM)
+    vectors = rows.view(ids.shape[0], fields.shape[0], width // fields.shape[0])
+    return vectors if dense is None else torch.cat([dense.unsqueeze(1), vectors], dim=1)
+
+
+def lookup_dot(array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor, spec: list[int], width: int) -> Tensor:
+    """Embeddings and their dot products."""
+    vectors = _vectors(array, dense, ids, fields, spec, width)
+    i, j = torch.tril_indices(vectors.shape[1], vectors.shape[1], offset=-1, device=array.device)
+    pairs = torch.bmm(vectors, vectors.transpose(1, 2))[:, i, j]
+    return pairs if dense is None else torch.cat([dense, pairs], dim=1)
+
+
+def lookup_dot_backward(
+    grad: Tensor, array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor, spec: list[int], width: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``dense`` (empty without) and of the embeddings, [B, W]."""
+    vectors = _vectors(array, dense, ids, fields, spec, width)
+    size, groups, dim = vectors.shape
+    i, j = torch.tril_indices(groups, groups, offset=-1, device=array.device)
+    pairs = grad.new_zeros(size, groups, groups)
+    pairs[:, i, j] = grad[:, grad.shape[1] - len(i) :]
+    grads = torch.bmm(pairs + pairs.transpose(1, 2), vectors)
+    if dense is None:
+        return grad.new_empty(0), grads.reshape(size, width)
+    return grads[:, 0] + grad[:, :dim], grads[:, 1:].clone(memory_format=torch.contiguous_format).view(size, width)
+
+
 # "CompositeExplicitAutograd" is every device; a kernel registered for one device takes precedence there.
 for _name, _kernel in (
     ("robe::lookup", lookup),
     ("robe::lookup_backward_array", lookup_backward_array),
     ("robe::lookup_backward_weights", lookup_backward_weights),
+    ("robe::lookup_dot", lookup_dot),
+    ("robe::lookup_dot_backward", lookup_dot_backward),
 ):
     torch.library.impl(_name, "CompositeExplicitAutograd", _kernel)
