@@ -14,7 +14,13 @@ bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan&, int64_t, int64_t, const voi
 
 namespace {
 
-constexpr int64_t kLanes = 16;  // a vector of the widest instruction set; narrower ones take two or four
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int64_t kLanes = 8;
+#else
+constexpr int64_t kLanes = 4;
+#endif
 
 typedef float Lanes __attribute__((vector_size(kLanes * 4)));
 typedef float LooseLanes __attribute__((vector_size(kLanes * 4), aligned(4)));
@@ -24,50 +30,79 @@ inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 inline Lanes load(const float* at) { return *(const LooseLanes*)at; }
 inline void store(float* at, Lanes x) { *(LooseLanes*)at = x; }
 
-// The vectors of one sample, [G, D]: the dense one first.
-struct Sample {
-  float* rows;       // [G, padded D]
-  float* transposed; // [D, padded G]
-};
-
-// out[i] = rows[i] . rows[j] for kRows consecutive i and all j of a vector of lanes.
-template <int kRows>
-inline void products(const float* rows, int64_t row_stride, const float* transposed, int64_t stride, int64_t dim,
-                     float* out, int64_t out_stride) {
-  Lanes sum[kRows] = {};
-  for (int64_t d = 0; d < dim; d++) {
-    Lanes column = load(transposed + d * stride);
-    for (int r = 0; r < kRows; r++) sum[r] += rows[r * row_stride + d] * column;
+// out[r][:] = sum over d of weights[r][d] columns[d][:] for 4 rows r and kLanes columns: the inner loop of forward and
+// backward. The four sums are named, so that every compiler keeps them in registers.
+ROBE_INLINE void multiply4(const float* weights, int64_t weight_stride, const float* columns, int64_t column_stride,
+                           int64_t count, float* out, int64_t out_stride) {
+  Lanes sum0 = {}, sum1 = {}, sum2 = {}, sum3 = {};
+  const float *w0 = weights, *w1 = w0 + weight_stride, *w2 = w1 + weight_stride, *w3 = w2 + weight_stride;
+  for (int64_t d = 0; d < count; d++) {
+    const Lanes column = load(columns + d * column_stride);
+    sum0 += w0[d] * column;
+    sum1 += w1[d] * column;
+    sum2 += w2[d] * column;
+    sum3 += w3[d] * column;
   }
-  for (int r = 0; r < kRows; r++) store(out + r * out_stride, sum[r]);
+  store(out, sum0), store(out + out_stride, sum1), store(out + 2 * out_stride, sum2), store(out + 3 * out_stride, sum3);
 }
 
-// out[r][:] (+)= sum over j of weights[r][j] rows[j][:], for kRows rows and one vector of lanes of D.
-template <int kRows>
-inline void combine(const float* weights, int64_t weight_stride, const float* rows, int64_t row_stride, int64_t count,
-                    float* out, int64_t out_stride) {
-  Lanes sum[kRows] = {};
-  for (int64_t j = 0; j < count; j++) {
-    Lanes row = load(rows + j * row_stride);
-    for (int r = 0; r < kRows; r++) sum[r] += weights[r * weight_stride + j] * row;
+// to[d][g] = from[g][d]; counts of both are padded to a multiple of 4.
+inline void transpose(const float* from, int64_t from_stride, int64_t count, int64_t dim, float* to, int64_t to_stride) {
+#if defined(__SSE2__)
+  for (int64_t g = 0; g < count; g += 4) {
+    for (int64_t d = 0; d < dim; d += 4) {
+      const float* at = from + g * from_stride + d;
+      __m128 a = _mm_loadu_ps(at), b = _mm_loadu_ps(at + from_stride), c = _mm_loadu_ps(at + 2 * from_stride),
+             e = _mm_loadu_ps(at + 3 * from_stride);
+      _MM_TRANSPOSE4_PS(a, b, c, e);
+      float* out = to + d * to_stride + g;
+      _mm_storeu_ps(out, a), _mm_storeu_ps(out + to_stride, b);
+      _mm_storeu_ps(out + 2 * to_stride, c), _mm_storeu_ps(out + 3 * to_stride, e);
+    }
   }
-  for (int r = 0; r < kRows; r++) store(out + r * out_stride, sum[r]);
+#else
+  for (int64_t g = 0; g < count; g++) {
+    for (int64_t d = 0; d < dim; d++) to[d * to_stride + g] = from[g * from_stride + d];
+  }
+#endif
+}
+
+template <class Row>
+ROBE_INLINE void take_row(const Plan& p, const Field& field, int64_t n, const int64_t* starts, float* to) {
+  if (Row::kPlain && p.segment % kLanes == 0 && p.uniform && !p.sign) {
+    bool wraps = false;
+    for (int64_t c = 0; c < p.max_chunks; c++) wraps |= starts[c] + p.segment > p.slots_hashed;
+    if (__builtin_expect(!wraps, 1)) {
+      for (int64_t c = 0; c < p.max_chunks; c++, to += p.segment) {
+        for (int64_t i = 0; i < p.segment; i += kLanes) store(to + i, load((const float*)p.array + starts[c] + i));
+      }
+      return;
+    }
+  }
+  read_row<float>(p, field, p.ids[n], starts, to);
 }
 
 // Calls consume(b, rows) with the vectors of each sample, [G, padded D].
-template <class Consume>
-inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const float* dense, float* rows, char* scratch,
-                            Consume consume) {
-  const int64_t dim = p.max_dim, stride = padded(dim), extra = dense != nullptr;
+template <class Row, class Consume>
+ROBE_INLINE bool for_each_sample_by(const Plan& p, const Row row, int64_t begin, int64_t end, const float* dense,
+                                    float* rows, char* scratch, Consume consume) {
+  const int64_t dim = p.max_dim, stride = padded(dim), extra = dense != nullptr, num_fields = p.num_fields;
   int64_t f = 0, b = begin;
-  auto take = [&](int64_t n, const Field& field, const int64_t* starts) {
-    read_row<float>(p, field, p.ids[n], starts, rows + (f + extra) * stride);
-    if (++f < p.num_fields) return;
+  auto take = [&](int64_t n, const Field& field, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    take_row<Row>(p, field, n, starts, rows + (f + extra) * stride);
+    if (++f < num_fields) return;
     if (dense) memcpy(rows, dense + b * dim, dim * 4);
     consume(b, rows);
     f = 0, b++;
   };
-  return for_each_id<false, true>(p, AnyRow{p}, begin * p.num_fields, end * p.num_fields, scratch, take);
+  return for_each_id<false, true>(p, row, begin * num_fields, end * num_fields, scratch, take);
+}
+
+template <class Consume>
+inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const float* dense, float* rows, char* scratch,
+                            Consume consume) {
+  if (p.plain) return for_each_sample_by(p, PlainRow<0, false>(p), begin, end, dense, rows, scratch, consume);
+  return for_each_sample_by(p, AnyRow{p}, begin, end, dense, rows, scratch, consume);
 }
 
 }  // namespace
@@ -77,22 +112,25 @@ bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t end, const 
   const int64_t wide = padded(count), pairs = count * (count - 1) / 2, row_out = extra * dim + pairs;
   float* rows = (float*)(scratch + ring_bytes(p));
   float* transposed = rows + padded(count) * stride;
-  float* square = transposed + dim * wide;  // [count rounded up to 4, wide]
+  float* square = transposed + stride * wide;  // [4, wide]
+  float* products = square + 4 * wide;      // [pairs], and a vector's overhang
   memset(rows, 0, padded(count) * stride * 4);
-  memset(transposed, 0, dim * wide * 4);
-  return for_each_sample(p, begin, end, (const float*)dense, rows, scratch, [&](int64_t b, const float* sample) {
-    for (int64_t g = 0; g < count; g++) {
-      for (int64_t d = 0; d < dim; d++) transposed[d * wide + g] = sample[g * stride + d];
-    }
+  memset(transposed, 0, stride * wide * 4);
+  auto consume = [&](int64_t b, const float* sample) {
+    transpose(sample, stride, count, dim, transposed, wide);
     float* to = (float*)out + b * row_out;
     if (dense) memcpy(to, sample, dim * 4);
-    to += extra * dim;
+    float* next = products;
     for (int64_t i = 0; i < count; i += 4) {  // pairs with j < i: vectors of lanes up to the last row's
       for (int64_t j = 0; j < i + 3 && j < count; j += kLanes)
-        products<4>(sample + i * stride, stride, transposed + j, wide, dim, square + j, wide);
-      for (int64_t r = i; r < i + 4 && r < count; r++, to += r - 1) memcpy(to, square + (r - i) * wide, r * 4);
+        multiply4(sample + i * stride, stride, transposed + j, wide, dim, square + j, wide);
+      for (int64_t r = i; r < i + 4 && r < count; r++, next += r - 1) {  // r products; the next row covers the overhang
+        for (int64_t j = 0; j < r; j += kLanes) store(next + j, load(square + (r - i) * wide + j));
+      }
     }
-  });
+    memcpy(to + extra * dim, products, pairs * 4);
+  };
+  return for_each_sample(p, begin, end, (const float*)dense, rows, scratch, consume);
 }
 
 bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t end, const void* dense, void* grad_dense,
@@ -104,7 +142,7 @@ bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t en
   float* result = symmetric + padded(count) * wide;  // [count rounded up to 4, stride]
   memset(rows, 0, padded(count) * stride * 4);
   memset(symmetric, 0, padded(count) * wide * 4);
-  return for_each_sample(p, begin, end, (const float*)dense, rows, scratch, [&](int64_t b, const float* sample) {
+  auto consume = [&](int64_t b, const float* sample) {
     const float* from = (const float*)p.grad + b * row_out;
     const float* pair = from + extra * dim;
     for (int64_t i = 1; i < count; i++) {
@@ -112,7 +150,7 @@ bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t en
     }
     for (int64_t i = 0; i < count; i += 4) {
       for (int64_t d = 0; d < dim; d += kLanes)
-        combine<4>(symmetric + i * wide, wide, sample + d, stride, count, result + i * stride + d, stride);
+        multiply4(symmetric + i * wide, wide, sample + d, stride, count, result + i * stride + d, stride);
     }
     if (dense) {
       float* to = (float*)grad_dense + b * dim;
@@ -120,7 +158,8 @@ bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t en
     }
     for (int64_t f = 0; f < p.num_fields; f++)
       memcpy((float*)grad_rows + b * p.width + p.fields[f].column, result + (f + extra) * stride, dim * 4);
-  });
+  };
+  return for_each_sample(p, begin, end, (const float*)dense, rows, scratch, consume);
 }
 
 }  // namespace robe

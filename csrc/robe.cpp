@@ -164,7 +164,7 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
 int64_t scratch_bytes(const Plan& p) {
   const int64_t groups = (p.num_fields + 16) / 16 * 16, lanes = (p.max_dim + 15) / 16 * 16;
   int64_t rows = 4 * 8 * lanes;                                         // lookup and its derivatives
-  rows = std::max(rows, 4 * (2 * groups * lanes + groups * groups + 64));  // interaction
+  rows = std::max(rows, 4 * (2 * groups * lanes + 2 * groups * groups + 128));  // interaction
   return (ring_bytes(p) + rows + 4095) / 4096 * 4096;
 }
 
@@ -253,8 +253,9 @@ void lookup_dot(const robe_array& array, const robe_batch& batch, const void* de
   require(!p.offsets && p.same_dim && p.dtype == ROBE_FLOAT32);
   const int64_t size = scratch_bytes(p);
   threads = threads_for(threads, 2 * lookups_of(p), p.max_dim);
-  const int64_t out_bytes = p.batch_size * p.width * 4;
-  if (backward && out_bytes >= 2 * kHugePage) huge_pages(out, out_bytes);
+  const int64_t vectors = p.num_fields + (dense != nullptr), pairs = vectors * (vectors - 1) / 2;
+  const int64_t out_bytes = p.batch_size * 4 * (backward ? p.width : pairs + (dense ? p.max_dim : 0));
+  if (out_bytes >= 2 * kHugePage) huge_pages(out, out_bytes);
   Workspace scratch(size * threads);
   const Kernels& k = kernels();
   bool inside = parallel(threads, p.batch_size, piece_of(p, p.batch_size, threads), size, scratch.data(),
