@@ -7,10 +7,11 @@ from typing import TypedDict
 
 import torch
 
+from robe.ops import contract as contract
 from robe.ops import native as native
 from robe.ops import reference as reference
-from robe.ops.contract import lookup as lookup
-from robe.ops.contract import lookup_dot as lookup_dot
+from robe.ops.calls import lookup as lookup
+from robe.ops.calls import lookup_dot as lookup_dot
 from robe.ops.recording import Record as Record
 from robe.ops.recording import Recorder as Recorder
 

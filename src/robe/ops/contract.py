@@ -27,7 +27,6 @@ from torch import Tensor
 
 from robe.layout import Mode
 from robe.ops.bags import batch_size
-from robe.ops.recording import RecordedLookup, RecordedLookupDot, Recorder, records_gradients
 
 COMMON = "Tensor array, Tensor ids, Tensor? offsets, Tensor? weights, Tensor fields, int[] spec"
 
@@ -140,46 +139,3 @@ def _backward_dot(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("robe::lookup_dot", _backward_dot, setup_context=_setup_dot_context)
-
-
-def lookup(
-    array: Tensor,
-    ids: Tensor,
-    offsets: Tensor | None,
-    weights: Tensor | None,
-    fields: Tensor,
-    spec: list[int],
-    width: int,
-    mode: Mode,
-    recorder: Recorder | None = None,
-) -> Tensor:
-    """Embeddings of all fields: [B, W] in the dtype of ``array``. Arguments as in the module's docstring.
-
-    With a ``recorder``, the backward appends to it instead of making a gradient of the array.
-    """
-    if records_gradients(recorder, array):
-        recorded: Tensor = RecordedLookup.apply(  # type: ignore[no-untyped-call]
-            recorder, array, ids, offsets, weights, fields, spec, width, int(mode)
-        )
-        return recorded
-    result: Tensor = torch.ops.robe.lookup(array, ids, offsets, weights, fields, spec, width, int(mode))
-    return result
-
-
-def lookup_dot(
-    array: Tensor,
-    dense: Tensor | None,
-    ids: Tensor,
-    fields: Tensor,
-    spec: list[int],
-    width: int,
-    recorder: Recorder | None = None,
-) -> Tensor:
-    """The lookup and the dot interaction in one: see the module's docstring."""
-    if records_gradients(recorder, array):
-        recorded: Tensor = RecordedLookupDot.apply(  # type: ignore[no-untyped-call]
-            recorder, array, dense, ids, fields, spec, width
-        )
-        return recorded
-    result: Tensor = torch.ops.robe.lookup_dot(array, dense, ids, fields, spec, width)
-    return result
