@@ -207,7 +207,7 @@ void lookup(const robe_array& array, const robe_batch& batch, void* out, int64_t
   make_plan(array, batch, memory);
   const Plan& p = memory.plan;
   const int64_t out_bytes = p.batch_size * p.width * p.itemsize, size = scratch_bytes(p);
-  if (out_bytes >= 2 * kHugePage) huge_pages(out, out_bytes);
+  if (out_bytes >= kHugePage) huge_pages(out, out_bytes);
   threads = threads_for(threads, lookups_of(p), p.max_dim);
   Workspace scratch(size * threads);
   const Kernels& k = kernels();
@@ -255,7 +255,7 @@ void lookup_dot(const robe_array& array, const robe_batch& batch, const void* de
   threads = threads_for(threads, 2 * lookups_of(p), p.max_dim);
   const int64_t vectors = p.num_fields + (dense != nullptr), pairs = vectors * (vectors - 1) / 2;
   const int64_t out_bytes = p.batch_size * 4 * (backward ? p.width : pairs + (dense ? p.max_dim : 0));
-  if (out_bytes >= 2 * kHugePage) huge_pages(out, out_bytes);
+  if (out_bytes >= kHugePage) huge_pages(out, out_bytes);
   Workspace scratch(size * threads);
   const Kernels& k = kernels();
   bool inside = parallel(threads, p.batch_size, piece_of(p, p.batch_size, threads), size, scratch.data(),
@@ -426,7 +426,7 @@ void scatter(const robe_array& array, const robe_batch* batches, int64_t num_bat
 void lookup_backward_array(const robe_array& array, const robe_batch& batch, void* out, int64_t threads) {
   const bool half = array.dtype == ROBE_BFLOAT16 || array.dtype == ROBE_FLOAT16;
   const int64_t bytes = array.slots * (half ? 2 : array.dtype == ROBE_FLOAT64 ? 8 : 4);
-  if (bytes >= 2 * kHugePage) huge_pages(out, bytes);
+  if (bytes >= kHugePage) huge_pages(out, bytes);
   scatter(array, &batch, 1, threads, half ? nullptr : out, false,
           [&](const Job* jobs, int64_t begin, int64_t end, char* sums, uint64_t*) {
             if (!half) return;
