@@ -128,7 +128,7 @@ bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t end, const 
         for (int64_t j = 0; j < r; j += kLanes) store(next + j, load(square + (r - i) * wide + j));
       }
     }
-    memcpy(to + extra * dim, products, pairs * 4);
+    if (pairs) memcpy(to + extra * dim, products, pairs * 4);
   };
   return for_each_sample(p, begin, end, (const float*)dense, rows, scratch, consume);
 }

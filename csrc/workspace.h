@@ -79,7 +79,11 @@ class Workspace {
     Kept* end() { return buffers + 2; }
     Kept& operator[](int i) { return buffers[i]; }
   };
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr int64_t kMostKept = -1;  // fresh ones, so that the sanitizer knows their bounds
+#else
   static constexpr int64_t kMostKept = 64 << 20;
+#endif
   static std::mutex& mutex() {
     static std::mutex m;
     return m;

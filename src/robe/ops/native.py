@@ -2,6 +2,9 @@
 
 The library has a plain C interface (csrc/robe.h) and knows nothing of torch, so that one binary serves every version.
 It shares torch's pool of OpenMP threads, because torch is imported first and both ask for the same ``libgomp.so.1``.
+
+Environment variables, read once: ``ROBE_KERNELS`` is "auto", "native" (an error without the library) or "reference";
+``ROBE_LIBRARY`` names another build of the library; ``ROBE_ISA`` limits it to "avx2" or "generic".
 """
 
 from __future__ import annotations
@@ -78,7 +81,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 def _open() -> tuple[ctypes.CDLL | None, str]:
     suffix = {"win32": "dll", "darwin": "dylib"}.get(sys.platform, "so")
-    path = Path(__file__).with_name(f"_kernels.{suffix}")
+    path = Path(os.environ.get("ROBE_LIBRARY") or Path(__file__).with_name(f"_kernels.{suffix}"))
     if not path.exists():
         return None, "eager PyTorch: installed without compiled kernels (no working C++ compiler when it was built)"
     try:
