@@ -67,42 +67,41 @@ inline void transpose(const float* from, int64_t from_stride, int64_t count, int
 #endif
 }
 
-template <class Row>
-ROBE_INLINE void take_row(const Plan& p, const Field& field, int64_t n, const int64_t* starts, float* to) {
-  if (Row::kPlain && p.segment % kLanes == 0 && p.uniform && !p.sign) {
-    bool wraps = false;
-    for (int64_t c = 0; c < p.max_chunks; c++) wraps |= starts[c] + p.segment > p.slots_hashed;
-    if (__builtin_expect(!wraps, 1)) {
-      for (int64_t c = 0; c < p.max_chunks; c++, to += p.segment) {
-        for (int64_t i = 0; i < p.segment; i += kLanes) store(to + i, load((const float*)p.array + starts[c] + i));
-      }
-      return;
-    }
-  }
-  read_row<float>(p, field, p.ids[n], starts, to);
-}
-
 // Calls consume(b, rows) with the vectors of each sample, [G, padded D].
-template <class Row, class Consume>
-ROBE_INLINE bool for_each_sample_by(const Plan& p, const Row row, int64_t begin, int64_t end, const float* dense,
-                                    float* rows, char* scratch, Consume consume) {
+template <class Consume>
+inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const float* dense, float* rows, char* scratch,
+                            Consume consume) {
   const int64_t dim = p.max_dim, stride = padded(dim), extra = dense != nullptr, num_fields = p.num_fields;
   int64_t f = 0, b = begin;
-  auto take = [&](int64_t n, const Field& field, const int64_t* starts) ROBE_INLINE_LAMBDA {
-    take_row<Row>(p, field, n, starts, rows + (f + extra) * stride);
+  auto next = [&] {
     if (++f < num_fields) return;
     if (dense) memcpy(rows, dense + b * dim, dim * 4);
     consume(b, rows);
     f = 0, b++;
   };
-  return for_each_id<false, true>(p, row, begin * num_fields, end * num_fields, scratch, take);
-}
-
-template <class Consume>
-inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const float* dense, float* rows, char* scratch,
-                            Consume consume) {
-  if (p.plain) return for_each_sample_by(p, PlainRow<0, false>(p), begin, end, dense, rows, scratch, consume);
-  return for_each_sample_by(p, AnyRow{p}, begin, end, dense, rows, scratch, consume);
+  if (p.plain && p.uniform && p.segment % kLanes == 0 && !p.sign) {
+    const int64_t segment = p.segment, chunks = p.max_chunks, limit = p.slots_hashed;
+    const float* array = (const float*)p.array;
+    return for_each_plain<false, 0, true>(
+        p, begin * num_fields, end * num_fields, scratch, [&](int64_t, const int64_t* starts) {
+          float* to = rows + (f + extra) * stride;
+          for (int64_t c = 0; c < chunks; c++, to += segment) {
+            const int64_t start = starts[c * kGroup];
+            if (__builtin_expect(start + segment <= limit, 1)) {
+              for (int64_t i = 0; i < segment; i += kLanes) store(to + i, load(array + start + i));
+            } else {
+              memcpy(to, array + start, (limit - start) * 4);
+              memcpy(to + limit - start, array, (segment - (limit - start)) * 4);
+            }
+          }
+          next();
+        });
+  }
+  return for_each_id<false, true>(p, begin * num_fields, end * num_fields, scratch,
+                                  [&](int64_t n, const Field& field, const int64_t* starts) {
+                                    read_row<float>(p, field, p.ids[n], starts, rows + (f + extra) * stride);
+                                    next();
+                                  });
 }
 
 }  // namespace

@@ -47,53 +47,71 @@ inline void copy_segment(char* to, const char* from, int64_t bytes) {
   }
 }
 
-template <int kSegment, bool kStream, class Row>
-ROBE_NOINLINE bool lookup_rows(const Plan& p, const Row row, int64_t begin, int64_t end, void* out, char* scratch) {
-  const int64_t size = p.itemsize, chunks = p.max_chunks, num_fields = p.num_fields, segment = kSegment ? kSegment : p.segment * size, row_bytes = p.width * size;
-  char* sample = (char*)out + begin * row_bytes;
-  char* staged = scratch + ring_bytes(p);
-  const char* array = (const char*)p.array;
-  constexpr bool kPlain = Row::kPlain;
-  const int64_t plain_bytes = p.max_dim * size, plain_limit = p.slots_hashed;
-  int64_t f = 0;
-  auto consume = [&](int64_t, const Field& field, const int64_t* starts) ROBE_INLINE_LAMBDA {
-    const int64_t bytes = kPlain ? plain_bytes : field.dim * size, limit = kPlain ? plain_limit : field.limit;
-    const int64_t count = Row::kOneChunk ? 1 : kPlain ? chunks : field.chunks;
-    char* to = kPlain ? sample + f * plain_bytes : sample + field.column * size;
-    if (!kPlain && __builtin_expect(starts[0] == kSkipped, 0)) {
-      memset(to, 0, bytes);
-    } else if (kStream && kSegment == 64 && bytes == 64 && starts[0] * size + 64 <= limit * size) {
-      stream_copy(to, array + starts[0] * size, 64);
+// Copies a row to `to`, by way of `staged` to stream it. `limit`: where segments wrap, in bytes.
+template <int kSegment, bool kStream>
+ROBE_INLINE void copy_row(const char* array, const int64_t* starts, int64_t stride, int64_t size, int64_t chunks,
+                          int64_t segment, int64_t bytes, int64_t limit, char* staged, char* to) {
+  if (kStream && kSegment == 64 && chunks == 1 && __builtin_expect(starts[0] * size + 64 <= limit, 1))
+    return stream_copy(to, array + starts[0] * size, 64);
+  char* target = kStream ? staged : to;
+  for (int64_t c = 0, done = 0; c < chunks; c++, done += segment) {
+    const int64_t length = kSegment ? kSegment : smaller(segment, bytes - done), at = starts[c * stride] * size;
+    if (__builtin_expect(at + length <= limit, 1)) {
+      copy_segment<kSegment>(target + done, array + at, length);
     } else {
-      char* target = kStream ? staged : to;
-      for (int64_t c = 0, done = 0; c < count; c++, done += segment) {
-        const int64_t length = kSegment ? kSegment : smaller(segment, bytes - done);
-        const int64_t until_end = (limit - starts[c]) * size;
-        const char* from = array + starts[c] * size;
-        if (__builtin_expect(until_end >= length, 1)) {
-          copy_segment<kSegment>(target + done, from, length);
-        } else {
-          memcpy(target + done, from, until_end);
-          memcpy(target + done + until_end, array, length - until_end);
-        }
-      }
-      if (kStream) stream_copy(to, staged, bytes);
+      memcpy(target + done, array + at, limit - at);
+      memcpy(target + done + limit - at, array, length - (limit - at));
+    }
+  }
+  if (kStream) stream_copy(to, staged, bytes);
+}
+
+template <int kSegment, bool kStream, bool kOne>
+ROBE_NOINLINE bool lookup_plain(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  const int64_t size = p.itemsize, chunks = kOne ? 1 : p.max_chunks, segment = kSegment ? kSegment : p.segment * size;
+  const int64_t bytes = p.max_dim * size, limit = p.slots_hashed * size;
+  const char* array = (const char*)p.array;
+  char *staged = scratch + ring_bytes(p), *to = (char*)out + begin * p.num_fields * bytes;
+  auto consume = [&](int64_t, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    copy_row<kSegment, kStream>(array, starts, kGroup, size, chunks, segment, bytes, limit, staged, to);
+    to += bytes;
+  };
+  return for_each_plain<kOne, kSegment, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+}
+
+template <int kSegment, bool kStream>
+ROBE_NOINLINE bool lookup_rows(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  const int64_t size = p.itemsize, num_fields = p.num_fields, row_bytes = p.width * size, segment = p.segment * size;
+  const char* array = (const char*)p.array;
+  char *staged = scratch + ring_bytes(p), *sample = (char*)out + begin * row_bytes;
+  int64_t f = 0;
+  auto consume = [&](int64_t, const Field& field, const int64_t* starts) {
+    char* to = sample + field.column * size;
+    if (starts[0] == kSkipped) {
+      memset(to, 0, field.dim * size);
+    } else {
+      copy_row<kSegment, kStream>(array, starts, 1, size, field.chunks, segment, field.dim * size, field.limit * size,
+                                  staged, to);
     }
     if (++f == num_fields) f = 0, sample += row_bytes;
   };
-  bool inside = for_each_id<false, true>(p, row, begin * p.num_fields, end * p.num_fields, scratch, consume);
-#if defined(__SSE2__)
-  if (kStream) _mm_sfence();
-#endif
-  return inside;
+  return for_each_id<false, true>(p, begin * num_fields, end * num_fields, scratch, consume);
 }
 
 template <int kSegment, bool kStream>
 bool lookup_segments(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
-  if (p.plain && p.max_chunks == 1)
-    return lookup_rows<kSegment, kStream>(p, PlainRow<kSegment, true>(p), begin, end, out, scratch);
-  if (p.plain) return lookup_rows<kSegment, kStream>(p, PlainRow<kSegment, false>(p), begin, end, out, scratch);
-  return lookup_rows<0, kStream>(p, AnyRow{p}, begin, end, out, scratch);
+  bool inside;
+  if (p.plain && p.max_chunks == 1) {
+    inside = lookup_plain<kSegment, kStream, true>(p, begin, end, out, scratch);
+  } else if (p.plain) {
+    inside = lookup_plain<kSegment, kStream, false>(p, begin, end, out, scratch);
+  } else {
+    inside = lookup_rows<0, kStream>(p, begin, end, out, scratch);
+  }
+#if defined(__SSE2__)
+  if (kStream) _mm_sfence();
+#endif
+  return inside;
 }
 
 template <bool kStream>
@@ -120,7 +138,7 @@ bool lookup_signed_as(const Plan& p, int64_t begin, int64_t end, T* out, char* s
     read_row<T>(p, field, p.ids[n], starts, row);
     narrow_to<T>(row, field.dim, out + n / p.num_fields * p.width + field.column);
   };
-  return for_each_id<false, true>(p, AnyRow{p}, begin * p.num_fields, end * p.num_fields, scratch, consume);
+  return for_each_id<false, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
 }
 
 // ---- Bags: formulas (10) and (11), in order of the ids. ----
@@ -164,7 +182,7 @@ bool lookup_bags_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scr
       for (int64_t i = 0; i < field.dim; i++) total[i] += row[i];
     }
   };
-  bool inside = for_each_id<true, true>(p, AnyRow{p}, p.offsets[begin], p.offsets[end], scratch, consume);
+  bool inside = for_each_id<true, true>(p, p.offsets[begin], p.offsets[end], scratch, consume);
   while (bag < end) close();
   return inside;
 }
@@ -193,7 +211,7 @@ bool grad_weights_as(const Plan& p, int64_t begin, int64_t end, T* out, char* sc
     for (int64_t i = 0; i < field.dim; i++) sum += widen(from[i]) * row[i];
     out[n] = narrow<T>(sum);
   };
-  return for_each_id<true, true>(p, AnyRow{p}, begin, end, scratch, consume);
+  return for_each_id<true, true>(p, begin, end, scratch, consume);
 }
 
 // The factors of formula (12) where they are not all 1: with `per_id` f_j g ∂v for every id, else ∂v / n or g ∂v for
@@ -288,72 +306,83 @@ ROBE_INLINE void route_piece(const Buckets& buckets, Router& router, int64_t sou
   }
 }
 
-template <bool kWide, bool kBags, class Row>
-ROBE_NOINLINE bool route_as(const Plan& p, const Row row, int64_t begin, int64_t end, const Buckets& given_buckets, Router& given_router, bool per_id, char* scratch) {
+// Routes segment [start, start + length), whose gradient begins at `source`.
+template <bool kWide>
+ROBE_INLINE void route_segment(const Buckets& buckets, Router& router, int64_t source, int64_t start, int64_t length,
+                               int64_t limit) {
+  if (__builtin_expect(start + length <= limit, 1)) {
+    route_piece<kWide>(buckets, router, source, start, length);
+    return;
+  }
+  const int64_t head = limit - start;
+  if (kWide) {
+    route_piece<true>(buckets, router, source, start, head);
+    route_piece<true>(buckets, router, source + head, 0, length - head);
+    return;
+  }
+  // Narrow entries hold no length, so both parts of a segment that wraps are clipped when they are read: the first at
+  // the end of the array (narrow entries need the hashed part to end there), the second at slot 0.
+  for (int64_t k = bucket_of(buckets, start); k < buckets.count; k++) {
+    Entry entry = {uint32_t(source), int32_t(start - buckets.begin[k])};
+    append(router, k, &entry, sizeof entry);
+  }
+  for (int64_t k = 0, last = bucket_of(buckets, length - head - 1); k <= last; k++) {
+    Entry entry = {uint32_t(source), int32_t(-head - buckets.begin[k])};
+    append(router, k, &entry, sizeof entry);
+  }
+}
+
+template <bool kOne>
+ROBE_NOINLINE bool route_plain(const Plan& p, int64_t begin, int64_t end, const Buckets& given_buckets,
+                               Router& given_router, char* scratch) {
   const Buckets buckets = given_buckets;  // copies: writing entries could alias the originals
   Router router = given_router;
+  const int64_t dim = p.max_dim, segment = p.segment, chunks = kOne ? 1 : p.max_chunks, limit = p.slots_hashed;
+  auto consume = [&](int64_t n, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    for (int64_t c = 0; c < chunks; c++)
+      route_segment<false>(buckets, router, n * dim + c * segment, starts[c * kGroup], segment, limit);
+  };
+  bool inside = for_each_plain<kOne, 0, false>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+  given_router.used = router.used;
+  return inside;
+}
+
+template <bool kWide, bool kBags>
+ROBE_NOINLINE bool route_any(const Plan& p, int64_t begin, int64_t end, const Buckets& buckets, Router& router,
+                             bool per_id, char* scratch) {
   int64_t bag = kBags ? begin : 0;
-  const int64_t plain_dim = p.max_dim, segment = p.segment, plain_chunks = p.max_chunks, plain_limit = p.slots_hashed;
-  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) ROBE_INLINE_LAMBDA {
-    const int64_t dim = Row::kPlain ? plain_dim : field.dim, limit = Row::kPlain ? plain_limit : field.limit;
-    const int64_t chunks = Row::kOneChunk ? 1 : Row::kPlain ? plain_chunks : field.chunks;
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
     if (kBags) {
       while (n >= p.offsets[bag + 1]) bag++;
     }
-    if (!Row::kPlain && starts[0] == kSkipped) return;
+    if (starts[0] == kSkipped) return;
     int64_t source;
-    if (Row::kPlain) {
-      source = n * dim;
-    } else if (per_id) {
+    if (per_id) {
       source = field.first_row + (n - p.offsets[(&field - p.fields) * p.batch_size]) * field.dim;
     } else if (kBags) {
       source = bag % p.batch_size * p.width + field.column;
     } else {
       source = n / p.num_fields * p.width + field.column;
     }
-    for (int64_t c = 0; c < chunks; c++, source += segment) {
-      int64_t length = kWide ? segment_length(p, field, c) : segment, start = starts[c];
-      if (__builtin_expect(start + length > limit, 0)) {
-        // Narrow entries hold no length, so both parts of a segment that wraps are clipped when they are read: the first
-        // at the end of the array (narrow entries need the hashed part to end there), the second at slot 0.
-        int64_t head = limit - start;
-        if (kWide) {
-          route_piece<true>(buckets, router, source, start, head);
-          route_piece<true>(buckets, router, source + head, 0, length - head);
-        } else {
-          int64_t k = bucket_of(buckets, start), last = buckets.count - 1;
-          for (; k <= last; k++) {
-            Entry entry = {uint32_t(source), int32_t(start - buckets.begin[k])};
-            append(router, k, &entry, sizeof entry);
-          }
-          for (k = 0, last = bucket_of(buckets, length - head - 1); k <= last; k++) {
-            Entry entry = {uint32_t(source), int32_t(-head - buckets.begin[k])};
-            append(router, k, &entry, sizeof entry);
-          }
-        }
-      } else {
-        route_piece<kWide>(buckets, router, source, start, length);
-      }
-    }
+    for (int64_t c = 0; c < field.chunks; c++, source += p.segment)
+      route_segment<kWide>(buckets, router, source, starts[c], segment_length(p, field, c), field.limit);
   };
-  bool inside = for_each_id<kBags, false>(p, row, kBags ? p.offsets[begin] : begin * p.num_fields,
-                                          kBags ? p.offsets[end] : end * p.num_fields, scratch, consume);
-  given_router.used = router.used;
-  return inside;
+  return for_each_id<kBags, false>(p, kBags ? p.offsets[begin] : begin * p.num_fields,
+                                   kBags ? p.offsets[end] : end * p.num_fields, scratch, consume);
 }
 
 bool route(const Plan& p, int64_t begin, int64_t end, const Buckets& buckets, Router& router, bool wide, bool per_id,
            char* scratch) {
   if (p.offsets) {
-    return wide ? route_as<true, true>(p, AnyRow{p}, begin, end, buckets, router, per_id, scratch)
-                : route_as<false, true>(p, AnyRow{p}, begin, end, buckets, router, per_id, scratch);
+    return wide ? route_any<true, true>(p, begin, end, buckets, router, per_id, scratch)
+                : route_any<false, true>(p, begin, end, buckets, router, per_id, scratch);
   }
-  if (p.plain && !wide && p.max_chunks == 1)
-    return route_as<false, false>(p, PlainRow<0, true>(p), begin, end, buckets, router, per_id, scratch);
-  if (p.plain && !wide)
-    return route_as<false, false>(p, PlainRow<0, false>(p), begin, end, buckets, router, per_id, scratch);
-  return wide ? route_as<true, false>(p, AnyRow{p}, begin, end, buckets, router, per_id, scratch)
-              : route_as<false, false>(p, AnyRow{p}, begin, end, buckets, router, per_id, scratch);
+  if (p.plain && !wide) {
+    return p.max_chunks == 1 ? route_plain<true>(p, begin, end, buckets, router, scratch)
+                             : route_plain<false>(p, begin, end, buckets, router, scratch);
+  }
+  return wide ? route_any<true, false>(p, begin, end, buckets, router, per_id, scratch)
+              : route_any<false, false>(p, begin, end, buckets, router, per_id, scratch);
 }
 
 inline int64_t length_of(const Entry&, int64_t uniform_length) { return uniform_length; }

@@ -29,6 +29,9 @@ struct Plan {
   uint64_t sign_multiplier;
   const uint64_t* sign_steps;
 
+  // Addends and largest ids of the fields, the first kGroup - 1 again behind the last: vectors go around.
+  const uint64_t *plain_addends, *plain_bounds;
+
   const Field* fields;
   int64_t num_fields, max_chunks, max_dim;
   int64_t segment;  // elements of a chunk: min(Z, D) of the largest D

@@ -65,7 +65,7 @@ struct PlanMemory {
   Plan plan = {};
   std::vector<Field> fields;
   std::vector<int64_t> limit, add, over;
-  std::vector<uint64_t> sign_steps;
+  std::vector<uint64_t> sign_steps, plain_addends, plain_bounds;
   int64_t rows_size = 0;  // elements of a buffer of one gradient row per id
 };
 
@@ -140,6 +140,15 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
   p.same_dim &= p.width == p.num_fields * p.max_dim;
   p.plain = p.same_dim && !p.offsets && p.form == ROBE_UNIVERSAL && prime == int64_t(kMersenne61);
   for (const Field& field : memory.fields) p.plain &= !field.direct && !field.has_padding && field.group == 1;
+  for (const Field& field : memory.fields) p.plain &= field.rows != 0;
+  if (p.plain) {
+    for (int64_t i = 0; i < p.num_fields + 7; i++) {
+      const Field& field = memory.fields[i % p.num_fields];
+      memory.plain_addends.push_back(field.addend);
+      memory.plain_bounds.push_back(field.any ? ~uint64_t(0) : uint64_t(field.rows) - 1);
+    }
+    p.plain_addends = memory.plain_addends.data(), p.plain_bounds = memory.plain_bounds.data();
+  }
   if (hashed && !mixed && p.max_chunks > 1) {
     memory.limit.resize(p.max_chunks), memory.add.resize(p.max_chunks), memory.over.resize(p.max_chunks);
     const int64_t by = int64_t(p.modulus.m);
@@ -158,7 +167,7 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
   p.chunk_limit = memory.limit.data(), p.chunk_add = memory.add.data(), p.chunk_over = memory.over.data();
   p.sign_steps = memory.sign_steps.data(), p.fields = memory.fields.data();
   p.ahead = 32;
-  while (p.ahead > 2 && p.ahead * p.max_chunks > 128) p.ahead /= 2;
+  while (p.ahead > (p.plain ? 16 : 2) && p.ahead * p.max_chunks > 128) p.ahead /= 2;
 }
 
 int64_t scratch_bytes(const Plan& p) {

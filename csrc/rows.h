@@ -160,7 +160,6 @@ ROBE_INLINE int64_t segment_length(const Plan& p, const Field& field, int64_t c)
 // Hashes and prefetches rows of any kind.
 struct AnyRow {
   const Plan& p;
-  static constexpr bool kPlain = false, kOneChunk = false;
 
   ROBE_INLINE bool place(const Field& field, int64_t id, int64_t* starts) const {
     return robe::place(p, field, id, starts);
@@ -177,48 +176,6 @@ struct AnyRow {
   }
 };
 
-// The same for rows of a plain plan, with what they need in registers: writing starts could alias the plan's numbers.
-// kSegment: bytes of a segment; 0 where they are known at run time only. kOne: a row is one chunk.
-template <int kSegment, bool kOne>
-struct PlainRow {
-  const char* array;
-  uint64_t multiplier;
-  Modulus modulus;
-  const int64_t *limit, *add, *over;
-  int64_t chunks, segment_bytes, itemsize;
-  static constexpr bool kPlain = true, kOneChunk = kOne;
-
-  explicit PlainRow(const Plan& p)
-      : array((const char*)p.array),
-        multiplier(p.multiplier),
-        modulus(p.modulus),
-        limit(p.chunk_limit),
-        add(p.chunk_add),
-        over(p.chunk_over),
-        chunks(p.max_chunks),
-        segment_bytes(p.segment * p.itemsize),
-        itemsize(p.itemsize) {}
-
-  ROBE_INLINE bool place(const Field& field, int64_t id, int64_t* __restrict starts) const {
-    const int64_t value = linear_mersenne(uint64_t(id), multiplier, field.addend);
-    const int64_t first = mod(value, modulus), m = modulus.m;
-    starts[0] = first;
-    for (int64_t c = 1; !kOne && c < chunks; c++) {
-      int64_t start = first + (value < limit[c] ? add[c] : over[c]);
-      starts[c] = start - (start >= m ? m : 0);
-    }
-    return field.any | (uint64_t(id) < uint64_t(field.rows));
-  }
-  ROBE_INLINE void prefetch(const Field&, const int64_t* starts) const {
-    const int64_t bytes = kSegment ? kSegment : segment_bytes;
-    for (int64_t c = 0; c < (kOne ? 1 : chunks); c++) {
-      const char* at = array + starts[c] * itemsize;
-      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
-      if (bytes > 8) __builtin_prefetch(at + bytes - 1);
-    }
-  }
-};
-
 inline int64_t field_of_id(const Plan& p, int64_t n) {
   int64_t f = 0;
   while (f + 1 < p.num_fields && n >= p.offsets[(f + 1) * p.batch_size]) f++;
@@ -226,16 +183,17 @@ inline int64_t field_of_id(const Plan& p, int64_t n) {
 }
 
 // Calls consume(n, field, starts) for ids begin to end, in order, having hashed and prefetched `ahead` of them.
-template <bool kBags, bool kPrefetch, class Row, class Consume>
-ROBE_INLINE bool for_each_id(const Plan& p, const Row row, int64_t begin, int64_t end, char* ring_memory,
+template <bool kBags, bool kPrefetch, class Consume>
+ROBE_INLINE bool for_each_id(const Plan& p, int64_t begin, int64_t end, char* ring_memory,
                              Consume consume) {
   if (begin >= end) return true;
   int64_t* const ring = (int64_t*)ring_memory;
-  const int64_t mask = p.ahead - 1, stride = Row::kOneChunk ? 1 : p.max_chunks, batch_size = p.batch_size;
+  const int64_t mask = p.ahead - 1, stride = p.max_chunks, batch_size = p.batch_size;
   const int64_t *const ids = p.ids, *const offsets = p.offsets;
   const Field *const fields = p.fields, *const fields_end = p.fields + p.num_fields;
   const Field* field = fields + (kBags ? field_of_id(p, begin) : begin % p.num_fields);
   const Field* placed_field = field;
+  const AnyRow row = {p};
   bool inside = true;
   auto advance = [&](const Field*& f, int64_t n) ROBE_INLINE_LAMBDA {
     if (kBags) {
@@ -256,6 +214,123 @@ ROBE_INLINE bool for_each_id(const Plan& p, const Row row, int64_t begin, int64_
     consume(n, *field, ring + (n & mask) * stride);
     if (n + mask + 1 < end) place(n + mask + 1);
     if (n + 1 < end) advance(field, n + 1);
+  }
+  return inside;
+}
+
+constexpr int64_t kGroup = 8;  // rows of a plain plan are hashed together, as many as a vector has lanes
+
+// Rows of a plain plan. What they need is copied: writing starts could alias the plan's numbers. Start c of row r of a
+// group lies at starts[c * kGroup + r]. kOne: a row is one chunk.
+template <bool kOne>
+struct PlainRows {
+  const int64_t* ids;
+  const uint64_t *addends, *bounds;
+  const int64_t *limit, *add, *over;
+  uint64_t multiplier;
+  Modulus modulus;
+  int64_t num_fields, chunks;
+  bool vectors;
+
+  explicit PlainRows(const Plan& p)
+      : ids(p.ids),
+        addends(p.plain_addends),
+        bounds(p.plain_bounds),
+        limit(p.chunk_limit),
+        add(p.chunk_add),
+        over(p.chunk_over),
+        multiplier(p.multiplier),
+        modulus(p.modulus),
+        num_fields(p.num_fields),
+        chunks(p.max_chunks),
+        vectors(p.modulus.m >= 4096) {}
+
+  // Rows n to n + count - 1, of fields f, f + 1, ...; false where an id is outside its table.
+  ROBE_INLINE bool place(int64_t n, int64_t f, int64_t count, int64_t* __restrict starts) const {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    if (vectors) return place_vector(n, f, count, starts);
+#endif
+    bool inside = true;
+    for (int64_t r = 0; r < count; r++) {
+      const uint64_t id = uint64_t(ids[n + r]);
+      const int64_t value = linear_mersenne(id, multiplier, addends[f + r]);
+      const int64_t first = mod(value, modulus), m = modulus.m;
+      starts[r] = first;
+      for (int64_t c = 1; !kOne && c < chunks; c++) {
+        int64_t start = first + (value < limit[c] ? add[c] : over[c]);
+        starts[c * kGroup + r] = start - (start >= m ? m : 0);
+      }
+      inside &= id <= bounds[f + r];
+    }
+    return inside;
+  }
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  // linear_mersenne() from 31-bit halves as in hashing.py, and mod() by a floating-point quotient that is off by at most
+  // one: for m >= 4096 it is below 2^49, and its three roundings err by less than 2^-52 of it.
+  ROBE_INLINE bool place_vector(int64_t n, int64_t f, int64_t count, int64_t* __restrict starts) const {
+    const __mmask8 active = __mmask8((1 << count) - 1);
+    const __m512i prime = _mm512_set1_epi64(kMersenne61), m = _mm512_set1_epi64(modulus.m);
+    const __m512i id = _mm512_maskz_loadu_epi64(active, ids + n);
+    const __m512i residue = _mm512_add_epi64(_mm512_and_si512(id, prime), _mm512_srli_epi64(id, 61));
+    const __m512i x0 = _mm512_and_si512(residue, _mm512_set1_epi64(0x7FFFFFFF)), x1 = _mm512_srli_epi64(residue, 31);
+    const __m512i a0 = _mm512_set1_epi64(multiplier & 0x7FFFFFFF), a1 = _mm512_set1_epi64(multiplier >> 31);
+    const __m512i middle = _mm512_add_epi64(_mm512_mul_epu32(x0, a1), _mm512_mul_epu32(x1, a0));  // times 2^31
+    __m512i sum = _mm512_add_epi64(_mm512_mul_epu32(x0, a0), _mm512_slli_epi64(_mm512_mul_epu32(x1, a1), 1));
+    sum = _mm512_add_epi64(sum, _mm512_srli_epi64(middle, 30));
+    sum = _mm512_add_epi64(sum, _mm512_slli_epi64(_mm512_and_si512(middle, _mm512_set1_epi64(0x3FFFFFFF)), 31));
+    sum = _mm512_add_epi64(sum, _mm512_loadu_si512(addends + f));  // below 5 * 2^61 and a little
+    sum = _mm512_add_epi64(_mm512_and_si512(sum, prime), _mm512_srli_epi64(sum, 61));
+    const __m512i value = _mm512_min_epu64(sum, _mm512_sub_epi64(sum, prime));
+    const __m512d inverse = _mm512_set1_pd(1.0 / double(modulus.m));
+    const __m512i quotient = _mm512_cvttpd_epi64(_mm512_mul_pd(_mm512_cvtepi64_pd(value), inverse));
+    __m512i first = _mm512_sub_epi64(value, _mm512_mullo_epi64(quotient, m));
+    first = _mm512_min_epu64(first, _mm512_add_epi64(first, m));  // a negative number is a huge unsigned one
+    first = _mm512_min_epu64(first, _mm512_sub_epi64(first, m));
+    _mm512_storeu_si512(starts, first);
+    for (int64_t c = 1; !kOne && c < chunks; c++) {
+      const __mmask8 over_prime = _mm512_cmpge_epu64_mask(value, _mm512_set1_epi64(limit[c]));
+      const __m512i step = _mm512_mask_blend_epi64(over_prime, _mm512_set1_epi64(add[c]), _mm512_set1_epi64(over[c]));
+      const __m512i start = _mm512_add_epi64(first, step);
+      _mm512_storeu_si512(starts + c * kGroup, _mm512_min_epu64(start, _mm512_sub_epi64(start, m)));
+    }
+    return !_mm512_mask_cmpgt_epu64_mask(active, id, _mm512_loadu_si512(bounds + f));
+  }
+#endif
+};
+
+// Calls consume(n, starts) for rows begin to end of a plain plan; chunk c starts at starts[c * kGroup].
+template <bool kOne, int kSegment, bool kPrefetch, class Consume>
+ROBE_INLINE bool for_each_plain(const Plan& p, int64_t begin, int64_t end, char* ring_memory, Consume consume) {
+  if (begin >= end) return true;
+  int64_t* const ring = (int64_t*)ring_memory;
+  const PlainRows<kOne> rows(p);
+  const int64_t itemsize = p.itemsize, chunks = kOne ? 1 : p.max_chunks, num_fields = p.num_fields;
+  const int64_t bytes = kSegment ? kSegment : p.segment * itemsize, stride = chunks * kGroup;
+  const int64_t mask = p.ahead / kGroup - 1, groups = (end - begin + kGroup - 1) / kGroup;
+  const char* const array = (const char*)p.array;
+  int64_t field = begin % num_fields;
+  bool inside = true;
+  auto place = [&](int64_t g) ROBE_INLINE_LAMBDA {
+    const int64_t n = begin + g * kGroup, count = smaller(kGroup, end - n);
+    int64_t* starts = ring + (g & mask) * stride;
+    inside &= rows.place(n, field, count, starts);
+    for (field += kGroup; field >= num_fields;) field -= num_fields;
+    if (!kPrefetch) return;
+    for (int64_t c = 0; c < chunks; c++) {
+      for (int64_t r = 0; r < count; r++) {
+        const char* at = array + starts[c * kGroup + r] * itemsize;
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+        if (bytes > 8) __builtin_prefetch(at + bytes - 1);  // may lie behind the array: a prefetch never faults
+      }
+    }
+  };
+  for (int64_t g = 0; g < smaller(mask, groups); g++) place(g);
+  for (int64_t g = 0; g < groups; g++) {
+    if (g + mask < groups) place(g + mask);
+    const int64_t n = begin + g * kGroup, count = smaller(kGroup, end - n);
+    const int64_t* starts = ring + (g & mask) * stride;
+    for (int64_t r = 0; r < count; r++) consume(n + r, starts + r);
   }
   return inside;
 }
