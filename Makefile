@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format sanitize valgrind clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,3 +41,13 @@ clean:  ## Remove the virtual environment and the demonstration
 .venv/dev.done: .venv/torch.done pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
+
+sanitize: .venv/dev.done  ## Run the kernels' tests under the address and undefined-behaviour sanitizers
+	cmake -S . -B build/sanitize -DROBE_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitize --parallel
+	ROBE_LIBRARY=$(CURDIR)/build/sanitize/_kernels.so LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 $(BIN)/pytest tests/ops tests/optim -p no:cacheprovider
+
+valgrind: .venv/dev.done  ## Run a small set of lookups under valgrind
+	ROBE_ISA=avx2 PYTHONMALLOC=malloc OMP_NUM_THREADS=1 valgrind --error-exitcode=1 --errors-for-leak-kinds=none \
+	$(BIN)/python tests/ops/valgrind_lookups.py 2>&1 | tail -n 20

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from robe import functional as functional
     from robe import models as models
     from robe import ops as ops
+    from robe import optim as optim
     from robe.hashing import MixedHash as MixedHash
     from robe.hashing import ReleasedHash as ReleasedHash
     from robe.hashing import UniversalHash as UniversalHash
@@ -40,7 +41,7 @@ _HOME = {
     "RobeEmbeddingBag": "robe.nn",
     "RobeEmbeddingCollection": "robe.nn",
 }
-_SUBMODULES = ("compare", "data", "functional", "models", "nn", "ops", "train")
+_SUBMODULES = ("compare", "data", "functional", "models", "nn", "ops", "optim", "train")
 
 __all__ = ["__version__", *_HOME, *_SUBMODULES]
 

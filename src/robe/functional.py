@@ -11,7 +11,7 @@ from torch import Tensor
 from robe.checks import nearest, require_dtype, require_ndim, require_same_device
 from robe.jagged import Jagged
 from robe.layout import FieldSpec, Layout, Mode
-from robe.ops import lookup
+from robe.ops import Recorder, lookup, lookup_dot
 
 ARRAY_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MODES = {mode.name.lower(): mode for mode in Mode}
@@ -25,6 +25,7 @@ class Fields:
     hash_spec: list[int]
     width: int  # sum of the fields' dims
     num_slots: int
+    recorder: Recorder | None = None  # takes what gradients are made of, for an optimizer of robe.optim
 
     @staticmethod
     def of(
@@ -94,12 +95,45 @@ def robe_lookup(ids: Tensor | Jagged, array: Tensor, fields: Fields, mode: str =
             raise ValueError(f"ids: expected bags of {fields.num_fields} fields, got {ids.num_fields}")
         require_same_device("ids", ids.values, "array", array)
         weights = _check_weights(ids.weights, kind, array)
-        return lookup(array, ids.values, ids.offsets, weights, fields.specs, fields.hash_spec, fields.width, kind)
+        return _call(array, ids.values, ids.offsets, weights, fields, kind)
     require_dtype("ids", ids, torch.int64, torch.int32)
     if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
         raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
     require_same_device("ids", ids, "array", array)
-    return lookup(array, ids.to(torch.int64), None, None, fields.specs, fields.hash_spec, fields.width, Mode.SUM)
+    return _call(array, ids.to(torch.int64), None, None, fields, Mode.SUM)
+
+
+def robe_lookup_dot(ids: Tensor, dense: Tensor | None, array: Tensor, fields: Fields) -> Tensor:
+    """Embeddings of one dim D and DLRM's dot interaction in one call.
+
+    Args:
+        ids: int64 or int32 [B, F].
+        dense: a further vector of every sample, [B, D], or None.
+        array: [m].
+        fields: the F input columns, all of dim D.
+
+    Returns:
+        [B, D + G (G - 1) / 2] with ``dense``, else [B, G (G - 1) / 2], for the G = F + 1 (or F) vectors of a sample:
+        ``dense``, then the dot products (1, 0), (2, 0), (2, 1), (3, 0), ...
+
+    Raises:
+        TypeError, ValueError, IndexError: as ``robe_lookup``, or the fields differ in dim.
+    """
+    require_dtype("ids", ids, torch.int64, torch.int32)
+    if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
+        raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
+    _check_array(array, fields.num_slots)
+    require_same_device("ids", ids, "array", array)
+    dim, rest = divmod(fields.width, fields.num_fields)
+    if rest:
+        raise ValueError(f"fields: expected {fields.num_fields} fields of one dim, got {fields.width} columns in all")
+    if dense is not None:
+        require_dtype("dense", dense, array.dtype)
+        require_same_device("dense", dense, "array", array)
+        if dense.shape != (ids.shape[0], dim):
+            raise ValueError(f"dense: expected shape {(ids.shape[0], dim)}, got {tuple(dense.shape)}")
+    ids = ids.to(torch.int64)
+    return lookup_dot(array, dense, ids, fields.specs, fields.hash_spec, fields.width, recorder=fields.recorder)
 
 
 def robe_embedding(input: Tensor, array: Tensor, fields: Fields) -> Tensor:
@@ -165,7 +199,15 @@ def robe_embedding_bag(
     if weights is not None:
         weights = weights.reshape(-1)
     ids = input.reshape(-1).to(torch.int64)
-    return lookup(array, ids, ends, weights, fields.specs, fields.hash_spec, fields.width, kind)
+    return _call(array, ids, ends, weights, fields, kind)
+
+
+def _call(
+    array: Tensor, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, fields: Fields, mode: Mode
+) -> Tensor:
+    return lookup(
+        array, ids, offsets, weights, fields.specs, fields.hash_spec, fields.width, mode, recorder=fields.recorder
+    )
 
 
 def _bag_ends(input: Tensor, offsets: Tensor | None, include_last_offset: bool) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
+from robe.nn.collection import RobeEmbeddingCollection
 from robe.nn.interactions import DotInteraction
 from robe.nn.mlp import mlp
 
@@ -82,20 +83,27 @@ class DLRM(nn.Module):
         Raises:
             ValueError: ``dense`` is missing, unexpected or of another width.
         """
-        self._check(dense)
+        bottom = self._bottom(dense)
+        robe = self.embedding if isinstance(self.embedding, RobeEmbeddingCollection) else None
+        if robe is not None and not self.concat_embeddings and robe.fuses_dot(ids, bottom):
+            fused: Tensor = self.top(robe.dot(cast(Tensor, ids), bottom)).squeeze(-1)
+            return fused
         vectors = self.embedding(ids)  # [B, F, D]
         parts = [vectors.flatten(1)] if self.concat_embeddings else []
-        if self.bottom is not None:
-            bottom = self.bottom(dense)  # [B, D]
+        if bottom is not None:
             parts.append(bottom)
             vectors = torch.cat([bottom.unsqueeze(1), vectors], dim=1)
         logits: Tensor = self.top(torch.cat([*parts, self.interaction(vectors)], dim=1)).squeeze(-1)
         return logits
 
-    def _check(self, dense: Tensor | None) -> None:
-        if self.num_dense == 0:
+    def _bottom(self, dense: Tensor | None) -> Tensor | None:
+        """[B, D], or None without numeric features."""
+        if self.bottom is None:
             if dense is not None and dense.shape[-1] != 0:
                 raise ValueError(f"dense: expected None, the model has num_dense=0; got shape {tuple(dense.shape)}")
-        elif dense is None or dense.dim() != 2 or dense.shape[-1] != self.num_dense:
+            return None
+        if dense is None or dense.dim() != 2 or dense.shape[-1] != self.num_dense:
             got = None if dense is None else tuple(dense.shape)
             raise ValueError(f"dense: expected shape [B, {self.num_dense}], got {got}")
+        bottom: Tensor = self.bottom(dense)
+        return bottom

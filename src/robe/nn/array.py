@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from robe.ops import Recorder, native
 
 
 class RobeArray(nn.Module):
@@ -29,8 +34,26 @@ class RobeArray(nn.Module):
     ) -> None:
         super().__init__()
         self.init_std = init_std
-        self.array = nn.Parameter(torch.empty(num_slots, device=device, dtype=dtype))
+        array = torch.empty(num_slots, device=device, dtype=dtype)
+        native.huge_pages(array)
+        self.array = nn.Parameter(array)
         self.reset_parameters()
+
+    # Weak: without its optimizer the array has ordinary gradients again.
+    _recorder: weakref.ref[Recorder] | None = None
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Where backward passes record gradients for an optimizer of ``robe.optim``; None without one."""
+        return None if self._recorder is None else self._recorder()
+
+    def record_into(self, recorder: Recorder) -> None:
+        """Lookups from now on record into ``recorder``, as long as it lives, and ``array.grad`` stays None."""
+        self._recorder = weakref.ref(recorder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles of an array have no part in the optimizer of the original."""
+        return {name: value for name, value in self.__dict__.items() if name != "_recorder"}
 
     def reset_parameters(self) -> None:
         """Draws the array anew from N(0, init_std**2), with torch's global generator."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ class RobeModule(DescribedModule):
             raise ValueError(f"array: expected {layout.num_slots} slots, got {shared.array.numel()}")
         self._field_specs = layout.field_specs(tables, padding)
         self._hash_spec = list(layout.hash_spec())
+        self._fields: Fields | None = None
         self._width = sum(spec.dim for spec in self._field_specs)
         self.register_buffer("fields", field_tensor(self._field_specs, self.array.device), persistent=False)
 
@@ -129,7 +131,12 @@ class RobeModule(DescribedModule):
     def _ready(self) -> Fields:
         if self.fields.device != self.array.device:  # load_state_dict(assign=True) onto a meta module
             self.fields = field_tensor(self._field_specs, self.array.device)
-        return Fields(self.fields, self._hash_spec, self._width, self.layout.num_slots)
+        ready, specs = self._fields, self.fields
+        if ready is None or ready.specs is not specs:
+            ready = self._fields = Fields(specs, self._hash_spec, self._width, self.layout.num_slots)
+        recorder = self.shared.recorder
+        # An optimizer's recorder is never kept here, where it would outlive the optimizer.
+        return ready if recorder is None else replace(ready, recorder=recorder)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RobeModule:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

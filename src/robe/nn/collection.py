@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robe.functional import parse_mode, robe_lookup
+from robe.functional import parse_mode, robe_lookup, robe_lookup_dot
 from robe.hashing import Hash
 from robe.jagged import Jagged
 from robe.layout import Table, check_tables, table_index
 from robe.nn.array import RobeArray
 from robe.nn.base import RobeModule, describe
 from robe.nn.embedding import make_layout, shared_array
+from robe.ops import fuses_dot
 
 
 def field_tables(tables: Sequence[Table], fields: Sequence[int | str] | None) -> list[Table]:
@@ -120,6 +121,30 @@ class RobeEmbeddingCollection(RobeModule):
         if self.embedding_dim is None:
             return flat
         return flat.view(flat.shape[0], self.num_fields, self.embedding_dim)
+
+    def fuses_dot(self, ids: Tensor | Jagged, dense: Tensor | None = None) -> bool:
+        """Whether ``dot(ids, dense)`` has a kernel of its own: one id per field, one dim, float32, on CPU."""
+        same_dtype = dense is None or dense.dtype == self.array.dtype
+        return isinstance(ids, Tensor) and self.embedding_dim is not None and same_dtype and fuses_dot(self.array)
+
+    def dot(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
+        """The embeddings of a batch and DLRM's dot interaction, without the embeddings in memory.
+
+        Args:
+            ids: int64 [B, F].
+            dense: a further vector of every sample, [B, D], or None.
+
+        Returns:
+            [B, D + G (G - 1) / 2], ``dense`` and the dot products of the G = F + 1 vectors of a sample, in the order of
+            ``robe.nn.DotInteraction``; without ``dense`` [B, F (F - 1) / 2].
+
+        Raises:
+            IndexError: an id is outside its table.
+            ValueError: the fields differ in D, or a shape is wrong.
+        """
+        if self.embedding_dim is None:
+            raise ValueError("dot: expected fields of one common embedding_dim")
+        return robe_lookup_dot(ids, dense, self.array, self._ready())
 
     def extra_repr(self) -> str:
         """Number of tables and fields, size, Z and hash."""

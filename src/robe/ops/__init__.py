@@ -7,10 +7,24 @@ from typing import TypedDict
 
 import torch
 
+from robe.ops import contract as contract
+from robe.ops import native as native
 from robe.ops import reference as reference
-from robe.ops.contract import lookup as lookup
+from robe.ops.calls import lookup as lookup
+from robe.ops.calls import lookup_dot as lookup_dot
+from robe.ops.recording import Record as Record
+from robe.ops.recording import Recorder as Recorder
 
-OPS = ("robe::lookup", "robe::lookup_backward_array", "robe::lookup_backward_weights")
+if native.library is not None:
+    from robe.ops import cpu as cpu
+
+OPS = (
+    "robe::lookup",
+    "robe::lookup_backward_array",
+    "robe::lookup_backward_weights",
+    "robe::lookup_dot",
+    "robe::lookup_dot_backward",
+)
 
 
 class KernelStatus(TypedDict):
@@ -27,11 +41,16 @@ def status() -> list[KernelStatus]:
     return [_status(op, device) for op in OPS for device in ("CPU", "CUDA")]
 
 
+def fuses_dot(array: torch.Tensor) -> bool:
+    """Whether ``robe::lookup_dot`` has a kernel of its own for an array."""
+    return native.library is not None and array.device.type == "cpu" and array.dtype == torch.float32
+
+
 def _status(op: str, device: str) -> KernelStatus:
     own = torch._C._dispatch_has_kernel_for_dispatch_key(op, device)
     return {
         "op": op,
         "device": device.lower(),
         "kernel": "native" if own else "reference",
-        "reason": f"registered for {device}" if own else f"eager PyTorch: no kernel of its own for {device} yet",
+        "reason": native.reason if device == "CPU" else f"eager PyTorch: no kernel of its own for {device} yet",
     }

@@ -13,6 +13,11 @@ Arguments common to the ops (B batch, F fields, N ids, m slots, W the sum of the
 * ``spec``: the numbers of ``robe.hashing.HashSpec``.
 * ``width``: W.
 * ``mode``: ``robe.layout.Mode``.
+
+``robe::lookup_dot`` is the lookup of F fields of one dim D followed by DLRM's interaction, so that embeddings need
+never leave the cache: [B, D + G (G - 1) / 2] with ``dense`` [B, D], else [B, G (G - 1) / 2]; first the dense vector,
+then the dot products (1, 0), (2, 0), (2, 1), ... of the G = F + 1 (or F) vectors. Its derivative gives those of
+``dense`` and of the embeddings; the latter is what ``robe::lookup_backward_array`` takes.
 """
 
 from typing import Any
@@ -21,6 +26,7 @@ import torch
 from torch import Tensor
 
 from robe.layout import Mode
+from robe.ops.bags import batch_size
 
 COMMON = "Tensor array, Tensor ids, Tensor? offsets, Tensor? weights, Tensor fields, int[] spec"
 
@@ -28,12 +34,10 @@ torch.library.define("robe::lookup", f"({COMMON}, int width, int mode) -> Tensor
 torch.library.define("robe::lookup_backward_array", f"(Tensor grad, {COMMON}, int mode) -> Tensor")
 torch.library.define("robe::lookup_backward_weights", f"(Tensor grad, {COMMON}) -> Tensor")
 
+DOT = "Tensor array, Tensor? dense, Tensor ids, Tensor fields, int[] spec, int width"
 
-def batch_size(ids: Tensor, offsets: Tensor | None, fields: Tensor) -> int:
-    """B, from whichever form the ids have."""
-    if offsets is None:
-        return ids.shape[0]
-    return (offsets.shape[0] - 1) // fields.shape[0]
+torch.library.define("robe::lookup_dot", f"({DOT}) -> Tensor")
+torch.library.define("robe::lookup_dot_backward", f"(Tensor grad, {DOT}) -> (Tensor, Tensor)")
 
 
 @torch.library.register_fake("robe::lookup")
@@ -98,16 +102,40 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("robe::lookup", _backward, setup_context=_setup_context)
 
 
-def lookup(
-    array: Tensor,
-    ids: Tensor,
-    offsets: Tensor | None,
-    weights: Tensor | None,
-    fields: Tensor,
-    spec: list[int],
-    width: int,
-    mode: Mode,
+def dot_width(dense: Tensor | None, fields: Tensor, width: int) -> int:
+    """Outputs per sample of ``robe::lookup_dot``."""
+    groups = fields.shape[0] + (dense is not None)
+    return groups * (groups - 1) // 2 + (0 if dense is None else width // fields.shape[0])
+
+
+@torch.library.register_fake("robe::lookup_dot")
+def _lookup_dot_fake(
+    array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor, spec: list[int], width: int
 ) -> Tensor:
-    """Embeddings of all fields: [B, W] in the dtype of ``array``. Arguments as in the module's docstring."""
-    result: Tensor = torch.ops.robe.lookup(array, ids, offsets, weights, fields, spec, width, int(mode))
-    return result
+    return array.new_empty(ids.shape[0], dot_width(dense, fields, width))
+
+
+@torch.library.register_fake("robe::lookup_dot_backward")
+def _lookup_dot_backward_fake(
+    grad: Tensor, array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor, spec: list[int], width: int
+) -> tuple[Tensor, Tensor]:
+    rows = array.new_empty(ids.shape[0], width)
+    return array.new_empty(0) if dense is None else array.new_empty(dense.shape), rows
+
+
+def _setup_dot_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    array, dense, ids, fields, spec, width = inputs
+    ctx.save_for_backward(array, dense, ids, fields)
+    ctx.spec, ctx.width = spec, width
+
+
+def _backward_dot(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    array, dense, ids, fields = ctx.saved_tensors
+    grad_dense, rows = torch.ops.robe.lookup_dot_backward(grad, array, dense, ids, fields, ctx.spec, ctx.width)
+    grad_array = None
+    if ctx.needs_input_grad[0]:
+        grad_array = torch.ops.robe.lookup_backward_array(rows, array, ids, None, None, fields, ctx.spec, int(Mode.SUM))
+    return grad_array, None if dense is None else grad_dense, None, None, None, None
+
+
+torch.library.register_autograd("robe::lookup_dot", _backward_dot, setup_context=_setup_dot_context)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robe.hashing import HashSpec, place, signs
 from robe.layout import FieldSpec, Mode
-from robe.ops.contract import batch_size
+from robe.ops.bags import bag_of_id, batch_size, check_ids, field_of_id
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Group:
 
 def _groups(ids: Tensor, offsets: Tensor | None, fields: Tensor, spec: HashSpec) -> Iterator[Group]:
     rows = [FieldSpec(*row) for row in fields.tolist()]
-    _check_ids(ids, offsets, fields, rows)
-    field = None if offsets is None else _field_of_id(offsets, len(rows))  # [N]
+    check_ids(ids, offsets, fields, rows)
+    field = None if offsets is None else field_of_id(offsets, len(rows))  # [N]
     members: dict[tuple[int, int], list[int]] = {}
     for f, row in enumerate(rows):
         members.setdefault((row.dim, row.direct), []).append(f)
@@ -44,7 +44,7 @@ def _groups(ids: Tensor, offsets: Tensor | None, fields: Tensor, spec: HashSpec)
         else:
             chosen = torch.isin(field, index).nonzero().squeeze(-1)
             group_ids, entries = ids[chosen], fields[field[chosen]]
-            bag = _bag_of_id(offsets)[chosen]
+            bag = bag_of_id(offsets)[chosen]
             local = torch.zeros(len(rows), dtype=torch.int64, device=ids.device)
             local[index] = torch.arange(len(numbers), device=ids.device)
             size = batch_size(ids, offsets, fields)
@@ -73,43 +73,6 @@ def _groups(ids: Tensor, offsets: Tensor | None, fields: Tensor, spec: HashSpec)
             chosen=chosen,
             bag=bag,
         )
-
-
-def _check_ids(ids: Tensor, offsets: Tensor | None, fields: Tensor, rows: list[FieldSpec]) -> None:
-    """Ids within their tables and offsets within the ids: errors on CPU, device-side asserts elsewhere."""
-    if offsets is not None:
-        ordered = (offsets[0] == 0) & (offsets[-1] == ids.numel()) & (offsets.diff() >= 0).all()
-        _require(ordered, ValueError, f"offsets: expected to start at 0, never fall, and end at {ids.numel()}, the ids")
-    if all(row.rows < 0 for row in rows):
-        return
-    limit = fields[:, FieldSpec._fields.index("rows")]
-    if offsets is not None:
-        limit = limit[_field_of_id(offsets, len(rows))]
-    outside = (limit >= 0) & ((ids < 0) | (ids >= limit))
-    if outside.device.type != "cpu" or not outside.any():
-        _require(~outside.any(), IndexError, "ids: index out of range")
-        return
-    where = outside.nonzero()[0]
-    bad, bound = int(ids[tuple(where)]), int(limit.expand_as(ids)[tuple(where)])
-    raise IndexError(f"ids: index out of range: expected ids in [0, {bound}), got {bad} at position {where.tolist()}")
-
-
-def _require(condition: Tensor, error: type[Exception], message: str) -> None:
-    if condition.device.type != "cpu":
-        torch._assert_async(condition, message)
-    elif not bool(condition):
-        raise error(message)
-
-
-def _bag_of_id(offsets: Tensor) -> Tensor:
-    """Number f * B + b of every id, int64 [N]."""
-    return torch.repeat_interleave(offsets.diff())
-
-
-def _field_of_id(offsets: Tensor, num_fields: int) -> Tensor:
-    """Field f of every id, int64 [N]."""
-    size = (offsets.numel() - 1) // num_fields
-    return _bag_of_id(offsets) // max(size, 1)
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -247,10 +210,42 @@ def lookup_backward_weights(
     return total.to(weights.dtype)
 
 
+def _vectors(array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor, spec: list[int], width: int) -> Tensor:
+    """The vectors that interact, [B, G, D]."""
+    rows = lookup(array, ids, None, None, fields, spec, width, Mode.SUM)
+    vectors = rows.view(ids.shape[0], fields.shape[0], width // fields.shape[0])
+    return vectors if dense is None else torch.cat([dense.unsqueeze(1), vectors], dim=1)
+
+
+def lookup_dot(array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor, spec: list[int], width: int) -> Tensor:
+    """Embeddings and their dot products."""
+    vectors = _vectors(array, dense, ids, fields, spec, width)
+    i, j = torch.tril_indices(vectors.shape[1], vectors.shape[1], offset=-1, device=array.device)
+    pairs = torch.bmm(vectors, vectors.transpose(1, 2))[:, i, j]
+    return pairs if dense is None else torch.cat([dense, pairs], dim=1)
+
+
+def lookup_dot_backward(
+    grad: Tensor, array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor, spec: list[int], width: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``dense`` (empty without) and of the embeddings, [B, W]."""
+    vectors = _vectors(array, dense, ids, fields, spec, width)
+    size, groups, dim = vectors.shape
+    i, j = torch.tril_indices(groups, groups, offset=-1, device=array.device)
+    pairs = grad.new_zeros(size, groups, groups)
+    pairs[:, i, j] = grad[:, grad.shape[1] - len(i) :]
+    grads = torch.bmm(pairs + pairs.transpose(1, 2), vectors)
+    if dense is None:
+        return grad.new_empty(0), grads.reshape(size, width)
+    return grads[:, 0] + grad[:, :dim], grads[:, 1:].clone(memory_format=torch.contiguous_format).view(size, width)
+
+
 # "CompositeExplicitAutograd" is every device; a kernel registered for one device takes precedence there.
 for _name, _kernel in (
     ("robe::lookup", lookup),
     ("robe::lookup_backward_array", lookup_backward_array),
     ("robe::lookup_backward_weights", lookup_backward_weights),
+    ("robe::lookup_dot", lookup_dot),
+    ("robe::lookup_dot_backward", lookup_dot_backward),
 ):
     torch.library.impl(_name, "CompositeExplicitAutograd", _kernel)

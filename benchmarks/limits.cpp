@@ -1,0 +1,36 @@
+// What the machine can do at best, in the access patterns of a lookup. Built and called by limits.py.
+
+#include <stdint.h>
+#include <string.h>
+
+#include <immintrin.h>
+
+extern "C" {
+
+// Copies rows of 64 bytes from known positions (in floats), prefetched as far ahead as the kernel does.
+void gather(const float* array, const int64_t* positions, int64_t rows, float* out, int stream, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t block = 0; block < (rows + 4095) / 4096; block++) {
+    int64_t begin = block * 4096, end = begin + 4096 < rows ? begin + 4096 : rows;
+    for (int64_t r = begin; r < end; r++) {
+      int64_t ahead = r + 32 < rows ? r + 32 : rows - 1;
+      __builtin_prefetch(array + positions[ahead]);
+      __builtin_prefetch(array + positions[ahead] + 15);
+      const float* from = array + positions[r];
+      __m256 low = _mm256_loadu_ps(from), high = _mm256_loadu_ps(from + 8);
+      if (stream) {
+        _mm256_stream_ps(out + r * 16, low), _mm256_stream_ps(out + r * 16 + 8, high);
+      } else {
+        _mm256_store_ps(out + r * 16, low), _mm256_store_ps(out + r * 16 + 8, high);
+      }
+    }
+  }
+}
+
+void fill(float* out, int64_t count, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t block = 0; block < count / 4096; block++) {
+    for (int64_t i = block * 4096; i < (block + 1) * 4096; i += 8) _mm256_stream_ps(out + i, _mm256_set1_ps(1));
+  }
+}
+}

@@ -1,0 +1,618 @@
+// Lookup, its derivatives and the optimizer's step, for one instruction set: ROBE_ISA names it.
+
+#include <math.h>
+
+#include "rows.h"
+
+#define ROBE_JOIN_(a, b) a##b
+#define ROBE_JOIN(a, b) ROBE_JOIN_(a, b)
+#define ROBE_STRING_(a) #a
+#define ROBE_NOINLINE __attribute__((noinline))
+#define ROBE_STRING(a) ROBE_STRING_(a)
+
+namespace robe {
+
+// In interaction.cpp, which may contract multiplications and additions.
+bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan&, int64_t, int64_t, const void*, void*, char*);
+bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan&, int64_t, int64_t, const void*, void*, void*, char*);
+
+namespace {
+
+// ---- Forward, one id per field: rows are copied as bytes, whatever the dtype. ----
+
+// `to` is aligned to 64 bytes and `bytes` a multiple of 64. Streaming leaves the cache to the array.
+inline void stream_copy(char* to, const char* from, int64_t bytes) {
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < bytes; i += 64) _mm512_stream_si512((__m512i*)(to + i), _mm512_loadu_si512(from + i));
+#elif defined(__AVX2__)
+  for (int64_t i = 0; i < bytes; i += 32)
+    _mm256_stream_si256((__m256i*)(to + i), _mm256_loadu_si256((const __m256i*)(from + i)));
+#elif defined(__SSE2__)
+  for (int64_t i = 0; i < bytes; i += 16)
+    _mm_stream_si128((__m128i*)(to + i), _mm_loadu_si128((const __m128i*)(from + i)));
+#else
+  memcpy(to, from, bytes);
+#endif
+}
+
+// kSegment: bytes of a segment; 0 where they are known at run time only.
+template <int kSegment>
+inline void copy_segment(char* to, const char* from, int64_t bytes) {
+  if (kSegment) {
+    memcpy(to, from, kSegment);
+  } else if (bytes % 64 == 0) {
+    for (int64_t i = 0; i < bytes; i += 64) memcpy(to + i, from + i, 64);
+  } else {
+    memcpy(to, from, bytes);
+  }
+}
+
+// Copies a row to `to`, by way of `staged` to stream it. `limit`: where segments wrap, in bytes.
+template <int kSegment, bool kStream>
+ROBE_INLINE void copy_row(const char* array, const int64_t* starts, int64_t stride, int64_t size, int64_t chunks,
+                          int64_t segment, int64_t bytes, int64_t limit, char* staged, char* to) {
+  if (kStream && kSegment == 64 && chunks == 1 && __builtin_expect(starts[0] * size + 64 <= limit, 1))
+    return stream_copy(to, array + starts[0] * size, 64);
+  char* target = kStream ? staged : to;
+  for (int64_t c = 0, done = 0; c < chunks; c++, done += segment) {
+    const int64_t length = kSegment ? kSegment : smaller(segment, bytes - done), at = starts[c * stride] * size;
+    if (__builtin_expect(at + length <= limit, 1)) {
+      copy_segment<kSegment>(target + done, array + at, length);
+    } else {
+      memcpy(target + done, array + at, limit - at);
+      memcpy(target + done + limit - at, array, length - (limit - at));
+    }
+  }
+  if (kStream) stream_copy(to, staged, bytes);
+}
+
+template <int kSegment, bool kStream, bool kOne>
+ROBE_NOINLINE bool lookup_plain(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  const int64_t size = p.itemsize, chunks = kOne ? 1 : p.max_chunks, segment = kSegment ? kSegment : p.segment * size;
+  const int64_t bytes = p.max_dim * size, limit = p.slots_hashed * size;
+  const char* array = (const char*)p.array;
+  char *staged = scratch + ring_bytes(p), *to = (char*)out + begin * p.num_fields * bytes;
+  auto consume = [&](int64_t, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    copy_row<kSegment, kStream>(array, starts, kGroup, size, chunks, segment, bytes, limit, staged, to);
+    to += bytes;
+  };
+  return for_each_plain<kOne, kSegment, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+}
+
+template <int kSegment, bool kStream>
+ROBE_NOINLINE bool lookup_rows(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  const int64_t size = p.itemsize, num_fields = p.num_fields, row_bytes = p.width * size, segment = p.segment * size;
+  const char* array = (const char*)p.array;
+  char *staged = scratch + ring_bytes(p), *sample = (char*)out + begin * row_bytes;
+  int64_t f = 0;
+  auto consume = [&](int64_t, const Field& field, const int64_t* starts) {
+    char* to = sample + field.column * size;
+    if (starts[0] == kSkipped) {
+      memset(to, 0, field.dim * size);
+    } else {
+      copy_row<kSegment, kStream>(array, starts, 1, size, field.chunks, segment, field.dim * size, field.limit * size,
+                                  staged, to);
+    }
+    if (++f == num_fields) f = 0, sample += row_bytes;
+  };
+  return for_each_id<false, true>(p, begin * num_fields, end * num_fields, scratch, consume);
+}
+
+template <int kSegment, bool kStream>
+bool lookup_segments(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  bool inside;
+  if (p.plain && p.max_chunks == 1) {
+    inside = lookup_plain<kSegment, kStream, true>(p, begin, end, out, scratch);
+  } else if (p.plain) {
+    inside = lookup_plain<kSegment, kStream, false>(p, begin, end, out, scratch);
+  } else {
+    inside = lookup_rows<0, kStream>(p, begin, end, out, scratch);
+  }
+#if defined(__SSE2__)
+  if (kStream) _mm_sfence();
+#endif
+  return inside;
+}
+
+template <bool kStream>
+bool lookup_any_segment(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  switch (p.uniform ? p.segment * p.itemsize : 0) {
+    case 4: return lookup_segments<4, kStream>(p, begin, end, out, scratch);
+    case 8: return lookup_segments<8, kStream>(p, begin, end, out, scratch);
+    case 16: return lookup_segments<16, kStream>(p, begin, end, out, scratch);
+    case 32: return lookup_segments<32, kStream>(p, begin, end, out, scratch);
+    case 64: return lookup_segments<64, kStream>(p, begin, end, out, scratch);
+    default: return lookup_segments<0, kStream>(p, begin, end, out, scratch);
+  }
+}
+
+bool lookup(const Plan& p, int64_t begin, int64_t end, void* out, bool stream, char* scratch) {
+  return stream ? lookup_any_segment<true>(p, begin, end, out, scratch)
+                : lookup_any_segment<false>(p, begin, end, out, scratch);
+}
+
+template <class T>
+bool lookup_signed_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scratch) {
+  Accumulator<T>* row = (Accumulator<T>*)(scratch + ring_bytes(p));
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+    read_row<T>(p, field, p.ids[n], starts, row);
+    narrow_to<T>(row, field.dim, out + n / p.num_fields * p.width + field.column);
+  };
+  return for_each_id<false, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+}
+
+// ---- Bags: formulas (10) and (11), in order of the ids. ----
+
+template <class A>
+inline A larger(A a, A b) {
+  return b > a || b != b ? b : a;  // NaN stays
+}
+
+template <class T>
+bool lookup_bags_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scratch) {
+  typedef Accumulator<T> A;
+  A* row = (A*)(scratch + ring_bytes(p));
+  A* total = row + p.max_dim;
+  const T* weights = (const T*)p.weights;
+  int64_t bag = begin, count = 0;
+  auto close = [&] {
+    const Field& field = p.fields[bag / p.batch_size];
+    T* to = out + bag % p.batch_size * p.width + field.column;
+    if (count == 0) {
+      for (int64_t i = 0; i < field.dim; i++) total[i] = 0;
+    } else if (p.mode == ROBE_MEAN) {
+      for (int64_t i = 0; i < field.dim; i++) total[i] /= A(count);
+    }
+    narrow_to<T>(total, field.dim, to);
+    bag++, count = 0;
+  };
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+    while (n >= p.offsets[bag + 1]) close();
+    if (starts[0] == kSkipped) return;
+    if (count++ == 0) {
+      for (int64_t i = 0; i < field.dim; i++) total[i] = p.mode == ROBE_MAX ? A(-INFINITY) : A(0);
+    }
+    read_row<T>(p, field, p.ids[n], starts, row);
+    if (p.mode == ROBE_MAX) {
+      for (int64_t i = 0; i < field.dim; i++) total[i] = larger(total[i], row[i]);
+    } else if (weights) {
+      A w = widen(weights[n]);
+      for (int64_t i = 0; i < field.dim; i++) total[i] += row[i] * w;
+    } else {
+      for (int64_t i = 0; i < field.dim; i++) total[i] += row[i];
+    }
+  };
+  bool inside = for_each_id<true, true>(p, p.offsets[begin], p.offsets[end], scratch, consume);
+  while (bag < end) close();
+  return inside;
+}
+
+// ---- Derivatives. ----
+
+// Formula (13). Ranges are of ids.
+template <class T>
+bool grad_weights_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scratch) {
+  typedef Accumulator<T> A;
+  A* row = (A*)(scratch + ring_bytes(p));
+  const T* grad = (const T*)p.grad;
+  int64_t bag = 0;
+  if (begin < end) {  // the bag of the first id: the last bound that is not behind it
+    int64_t above = p.num_fields * p.batch_size;
+    while (above - bag > 1) {
+      int64_t middle = bag + (above - bag) / 2;
+      (p.offsets[middle] <= begin ? bag : above) = middle;
+    }
+  }
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+    while (n >= p.offsets[bag + 1]) bag++;
+    read_row<T>(p, field, p.ids[n], starts, row);
+    const T* from = grad + bag % p.batch_size * p.width + field.column;
+    A sum = 0;
+    for (int64_t i = 0; i < field.dim; i++) sum += widen(from[i]) * row[i];
+    out[n] = narrow<T>(sum);
+  };
+  return for_each_id<true, true>(p, begin, end, scratch, consume);
+}
+
+// The factors of formula (12) where they are not all 1: with `per_id` f_j g ∂v for every id, else ∂v / n or g ∂v for
+// every sample and field. Ranges are of bags; of samples without offsets.
+template <class T>
+void grad_rows_as(const Plan& p, int64_t begin, int64_t end, Accumulator<T>* rows, bool per_id, char* scratch) {
+  typedef Accumulator<T> A;
+  int64_t* starts = (int64_t*)scratch;
+  A* row = (A*)(scratch + ring_bytes(p));
+  A* best = row + p.max_dim;
+  int64_t* winner = (int64_t*)(best + p.max_dim);
+  const T* grad = (const T*)p.grad;
+  const T* weights = (const T*)p.weights;
+  if (!p.offsets) {
+    for (int64_t n = begin * p.num_fields; n < end * p.num_fields; n++) {
+      const Field& field = p.fields[n % p.num_fields];
+      int64_t at = n / p.num_fields * p.width + field.column;
+      widen_to<T>(grad + at, field.dim, rows + at);
+      if (p.sign && !field.direct) multiply_signs(p, field, p.ids[n], rows + at);
+    }
+    return;
+  }
+  for (int64_t bag = begin; bag < end; bag++) {
+    const int64_t f = bag / p.batch_size, first = p.offsets[bag], last = p.offsets[bag + 1];
+    const Field& field = p.fields[f];
+    const int64_t at = bag % p.batch_size * p.width + field.column;
+    int64_t count = 0;
+    for (int64_t n = first; n < last; n++) count += !(field.has_padding && p.ids[n] == field.padding);
+    widen_to<T>(grad + at, field.dim, row);
+    if (p.mode == ROBE_MEAN && count) {
+      for (int64_t i = 0; i < field.dim; i++) row[i] /= A(count);
+    }
+    if (!per_id) {
+      for (int64_t i = 0; i < field.dim; i++) rows[at + i] = row[i];
+      continue;
+    }
+    A* to = rows + field.first_row + (first - p.offsets[f * p.batch_size]) * field.dim;
+    if (p.mode == ROBE_MAX) {
+      for (int64_t i = 0; i < field.dim; i++) winner[i] = -1;
+      for (int64_t n = first; n < last; n++) {
+        place(p, field, p.ids[n], starts);
+        if (starts[0] == kSkipped) continue;
+        A* value = to;  // overwritten below
+        read_row<T>(p, field, p.ids[n], starts, value);
+        for (int64_t i = 0; i < field.dim; i++) {
+          if (winner[i] < 0 || value[i] > best[i] || (value[i] != value[i] && best[i] == best[i]))
+            best[i] = value[i], winner[i] = n;
+        }
+      }
+    }
+    for (int64_t n = first; n < last; n++, to += field.dim) {
+      A w = weights ? widen(weights[n]) : A(1);
+      for (int64_t i = 0; i < field.dim; i++) {
+        bool wins = p.mode != ROBE_MAX || (winner[i] == n && best[i] == best[i]);
+        to[i] = wins ? row[i] * w : A(0);
+      }
+      if (p.sign && !field.direct) multiply_signs(p, field, p.ids[n], to);
+    }
+  }
+}
+
+ROBE_INLINE void append(Router& router, int64_t bucket, const void* entry, int64_t bytes) {
+  char* at = router.cursor[bucket];
+  // A cursor at the start of a block has just left a full one: blocks are aligned to their size.
+  if (__builtin_expect((uintptr_t(at) & (kBlockBytes - 1)) == 0, 0)) {
+    uint32_t block = router.used++;
+    char* start = router.arena + block * kBlockBytes;
+    if (at) {
+      router.next[(at - router.arena) / kBlockBytes - 1] = block;
+    } else {
+      router.head[bucket] = block;
+    }
+    at = start;
+  }
+  memcpy(at, entry, bytes);
+  router.cursor[bucket] = at + bytes;
+}
+
+template <bool kWide>
+ROBE_INLINE void route_piece(const Buckets& buckets, Router& router, int64_t source, int64_t start,
+                        int64_t length) {
+  int64_t k = bucket_of(buckets, start), last = bucket_of(buckets, start + length - 1);
+  for (; k <= last; k++) {
+    int64_t slot = start - buckets.begin[k];
+    if (kWide) {
+      WideEntry entry = {source, int32_t(slot), int32_t(length)};
+      append(router, k, &entry, sizeof entry);
+    } else {
+      Entry entry = {uint32_t(source), int32_t(slot)};
+      append(router, k, &entry, sizeof entry);
+    }
+  }
+}
+
+// Routes segment [start, start + length), whose gradient begins at `source`.
+template <bool kWide>
+ROBE_INLINE void route_segment(const Buckets& buckets, Router& router, int64_t source, int64_t start, int64_t length,
+                               int64_t limit) {
+  if (__builtin_expect(start + length <= limit, 1)) {
+    route_piece<kWide>(buckets, router, source, start, length);
+    return;
+  }
+  const int64_t head = limit - start;
+  if (kWide) {
+    route_piece<true>(buckets, router, source, start, head);
+    route_piece<true>(buckets, router, source + head, 0, length - head);
+    return;
+  }
+  // Narrow entries hold no length, so both parts of a segment that wraps are clipped when they are read: the first at
+  // the end of the array (narrow entries need the hashed part to end there), the second at slot 0.
+  for (int64_t k = bucket_of(buckets, start); k < buckets.count; k++) {
+    Entry entry = {uint32_t(source), int32_t(start - buckets.begin[k])};
+    append(router, k, &entry, sizeof entry);
+  }
+  for (int64_t k = 0, last = bucket_of(buckets, length - head - 1); k <= last; k++) {
+    Entry entry = {uint32_t(source), int32_t(-head - buckets.begin[k])};
+    append(router, k, &entry, sizeof entry);
+  }
+}
+
+template <bool kOne>
+ROBE_NOINLINE bool route_plain(const Plan& p, int64_t begin, int64_t end, const Buckets& given_buckets,
+                               Router& given_router, char* scratch) {
+  const Buckets buckets = given_buckets;  // copies: writing entries could alias the originals
+  Router router = given_router;
+  const int64_t dim = p.max_dim, segment = p.segment, chunks = kOne ? 1 : p.max_chunks, limit = p.slots_hashed;
+  auto consume = [&](int64_t n, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    for (int64_t c = 0; c < chunks; c++)
+      route_segment<false>(buckets, router, n * dim + c * segment, starts[c * kGroup], segment, limit);
+  };
+  bool inside = for_each_plain<kOne, 0, false>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+  given_router.used = router.used;
+  return inside;
+}
+
+template <bool kWide, bool kBags>
+ROBE_NOINLINE bool route_any(const Plan& p, int64_t begin, int64_t end, const Buckets& buckets, Router& router,
+                             bool per_id, char* scratch) {
+  int64_t bag = kBags ? begin : 0;
+  auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
+    if (kBags) {
+      while (n >= p.offsets[bag + 1]) bag++;
+    }
+    if (starts[0] == kSkipped) return;
+    int64_t source;
+    if (per_id) {
+      source = field.first_row + (n - p.offsets[(&field - p.fields) * p.batch_size]) * field.dim;
+    } else if (kBags) {
+      source = bag % p.batch_size * p.width + field.column;
+    } else {
+      source = n / p.num_fields * p.width + field.column;
+    }
+    for (int64_t c = 0; c < field.chunks; c++, source += p.segment)
+      route_segment<kWide>(buckets, router, source, starts[c], segment_length(p, field, c), field.limit);
+  };
+  return for_each_id<kBags, false>(p, kBags ? p.offsets[begin] : begin * p.num_fields,
+                                   kBags ? p.offsets[end] : end * p.num_fields, scratch, consume);
+}
+
+bool route(const Plan& p, int64_t begin, int64_t end, const Buckets& buckets, Router& router, bool wide, bool per_id,
+           char* scratch) {
+  if (p.offsets) {
+    return wide ? route_any<true, true>(p, begin, end, buckets, router, per_id, scratch)
+                : route_any<false, true>(p, begin, end, buckets, router, per_id, scratch);
+  }
+  if (p.plain && !wide) {
+    return p.max_chunks == 1 ? route_plain<true>(p, begin, end, buckets, router, scratch)
+                             : route_plain<false>(p, begin, end, buckets, router, scratch);
+  }
+  return wide ? route_any<true, false>(p, begin, end, buckets, router, per_id, scratch)
+              : route_any<false, false>(p, begin, end, buckets, router, per_id, scratch);
+}
+
+inline int64_t length_of(const Entry&, int64_t uniform_length) { return uniform_length; }
+inline int64_t length_of(const WideEntry& entry, int64_t) { return entry.length; }
+
+inline void touch(uint64_t* touched, int64_t slot) { touched[slot >> 10] |= uint64_t(1) << (slot >> 4 & 63); }
+
+// Walks the entries of a bucket through their blocks.
+template <class E>
+struct Chain {
+  const Router& router;
+  const char* end;
+  uint32_t block;
+  const E *entry, *stop;
+
+  Chain(const Router& r, int64_t bucket) : router(r), end(r.cursor[bucket]) {
+    if (end) enter(r.head[bucket]);
+  }
+  ROBE_INLINE bool done() const { return (const char*)entry == end; }
+  ROBE_INLINE void advance() {
+    if (++entry == stop && !done()) enter(router.next[block]);
+  }
+
+ private:
+  void enter(uint32_t next) {
+    block = next;
+    entry = (const E*)(router.arena + block * kBlockBytes);
+    stop = entry + kBlockBytes / sizeof(E);
+  }
+};
+
+// kLength: elements of every segment; 0 where they are known at run time only.
+template <class G, int kLength, class E>
+ROBE_NOINLINE void add_entries(const G* grad, const Router& router, int64_t uniform_length, int64_t bucket,
+                               int64_t size, Accumulator<G>* sums, uint64_t* touched) {
+  if (!router.cursor[bucket]) return;
+  Chain<E> chain(router, bucket), warm(router, bucket);
+  auto prefetch_next = [&]() ROBE_INLINE_LAMBDA {
+    if (warm.done()) return;
+    __builtin_prefetch(grad + warm.entry->source);
+    warm.advance();
+  };
+  for (int i = 0; i < 16; i++) prefetch_next();
+  for (; !chain.done(); chain.advance()) {
+    prefetch_next();
+    const E entry = *chain.entry;
+    const int64_t slot = entry.slot, length = kLength ? kLength : length_of(entry, uniform_length);
+    const G* from = grad + entry.source;
+    if (__builtin_expect(slot >= 0 && slot + length <= size, 1)) {
+      Accumulator<G>* to = sums + slot;
+      for (int64_t i = 0; i < length; i++) to[i] += widen(from[i]);
+      if (touched) {
+        for (int64_t i = slot; i < slot + length; i = (i | 15) + 1) touch(touched, i);
+      }
+    } else {
+      const int64_t last = smaller(slot + length, size);
+      for (int64_t i = slot < 0 ? 0 : slot; i < last; i++) {
+        sums[i] += widen(from[i - slot]);
+        if (touched) touch(touched, i);
+      }
+    }
+  }
+}
+
+template <class G>
+void add_bucket(const Plan& p, const G* grad, const Router& router, bool wide, int64_t bucket, int64_t size,
+                Accumulator<G>* sums, uint64_t* touched) {
+  if (wide) return add_entries<G, 0, WideEntry>(grad, router, 0, bucket, size, sums, touched);
+  switch (p.segment) {
+    case 1: return add_entries<G, 1, Entry>(grad, router, 1, bucket, size, sums, touched);
+    case 2: return add_entries<G, 2, Entry>(grad, router, 2, bucket, size, sums, touched);
+    case 4: return add_entries<G, 4, Entry>(grad, router, 4, bucket, size, sums, touched);
+    case 8: return add_entries<G, 8, Entry>(grad, router, 8, bucket, size, sums, touched);
+    case 16: return add_entries<G, 16, Entry>(grad, router, 16, bucket, size, sums, touched);
+    default: return add_entries<G, 0, Entry>(grad, router, p.segment, bucket, size, sums, touched);
+  }
+}
+
+// ---- Optimizers: torch.optim's formulas on slots [begin, begin + n) of a bucket, whose sums become zero. ----
+
+template <class A>
+struct Slots {
+  A *__restrict array, *__restrict state1, *__restrict state2, *__restrict grad;
+};
+
+template <class A>
+ROBE_INLINE void sgd(const robe_update& u, Slots<A> s, int64_t n) {
+  const A lr = A(u.lr), decay = A(u.weight_decay), sign = u.maximize ? A(-1) : A(1);
+  for (int64_t i = 0; i < n; i++) {
+    s.array[i] -= lr * (sign * s.grad[i] + decay * s.array[i]);
+    s.grad[i] = 0;
+  }
+}
+
+template <class A>
+ROBE_INLINE void sgd_momentum(const robe_update& u, Slots<A> s, int64_t n) {
+  const A lr = A(u.lr), decay = A(u.weight_decay), momentum = A(u.momentum), fresh = A(1 - u.dampening);
+  const A sign = u.maximize ? A(-1) : A(1);
+  for (int64_t i = 0; i < n; i++) {
+    A g = sign * s.grad[i] + decay * s.array[i];
+    A buffer = u.first ? g : momentum * s.state1[i] + fresh * g;
+    s.state1[i] = buffer;
+    s.array[i] -= lr * (u.nesterov ? g + momentum * buffer : buffer);
+    s.grad[i] = 0;
+  }
+}
+
+template <class A>
+ROBE_INLINE void adagrad(const robe_update& u, Slots<A> s, int64_t n) {
+  const A lr = A(u.lr), decay = A(u.weight_decay), eps = A(u.eps), sign = u.maximize ? A(-1) : A(1);
+  for (int64_t i = 0; i < n; i++) {
+    A g = sign * s.grad[i] + decay * s.array[i];
+    A sum = s.state1[i] + g * g;
+    s.state1[i] = sum;
+    s.array[i] -= lr * g / (sqrt(sum) + eps);
+    s.grad[i] = 0;
+  }
+}
+
+template <class A>
+ROBE_INLINE void adam(const robe_update& u, Slots<A> s, int64_t n) {
+  const A rate = A(u.lr / u.bias1), root = A(1 / sqrt(u.bias2)), decay = A(u.weight_decay), eps = A(u.eps);
+  const A beta1 = A(u.beta1), beta2 = A(u.beta2), fresh1 = A(1 - u.beta1), fresh2 = A(1 - u.beta2);
+  const A sign = u.maximize ? A(-1) : A(1);
+  for (int64_t i = 0; i < n; i++) {
+    A g = sign * s.grad[i] + decay * s.array[i];
+    A first = beta1 * s.state1[i] + fresh1 * g, second = beta2 * s.state2[i] + fresh2 * g * g;
+    s.state1[i] = first, s.state2[i] = second;
+    s.array[i] -= rate * first / (sqrt(second) * root + eps);
+    s.grad[i] = 0;
+  }
+}
+
+// `touched`: the lines of 16 slots that have a gradient; null to update them all.
+template <class A, void rule(const robe_update&, Slots<A>, int64_t)>
+ROBE_NOINLINE void update_by(const Plan& p, const robe_update& update, A* sums, int64_t begin, int64_t end,
+                             uint64_t* touched) {
+  const robe_update u = update;
+  A *array = (A*)p.array + begin, *state1 = u.state1 ? (A*)u.state1 + begin : nullptr,
+    *state2 = u.state2 ? (A*)u.state2 + begin : nullptr;
+  const int64_t size = end - begin;
+  if (!touched) return rule(u, {array, state1, state2, sums}, size);
+  constexpr int64_t kAhead = 16;
+  int32_t waiting[kAhead];  // lines on their way into the cache
+  int64_t count = 0;
+  auto apply = [&](int64_t i) {
+    rule(u, {array + i, state1 ? state1 + i : nullptr, nullptr, sums + i}, smaller(16, size - i));
+  };
+  for (int64_t word = 0; word * 1024 < size; word++) {
+    for (uint64_t bits = touched[word]; bits; bits &= bits - 1) {
+      const int64_t i = word * 1024 + __builtin_ctzll(bits) * 16;
+      for (int64_t byte = 0; byte < int64_t(16 * sizeof(A)); byte += 64) {
+        __builtin_prefetch((char*)(array + i) + byte, 1);
+        if (state1) __builtin_prefetch((char*)(state1 + i) + byte, 1);
+      }
+      int32_t& slot = waiting[count++ % kAhead];
+      if (count > kAhead) apply(slot);
+      slot = int32_t(i);
+    }
+    touched[word] = 0;
+  }
+  for (int64_t left = smaller(count, kAhead); left > 0; left--) apply(waiting[(count - left) % kAhead]);
+}
+
+template <class A>
+void update_as(const Plan& p, const robe_update& u, A* sums, int64_t begin, int64_t end, uint64_t* touched) {
+  switch (u.rule) {
+    case ROBE_SGD:
+      if (u.state1) return update_by<A, sgd_momentum<A>>(p, u, sums, begin, end, touched);
+      return update_by<A, sgd<A>>(p, u, sums, begin, end, touched);
+    case ROBE_ADAGRAD: return update_by<A, adagrad<A>>(p, u, sums, begin, end, touched);
+    default: return update_by<A, adam<A>>(p, u, sums, begin, end, touched);
+  }
+}
+
+// ---- Dispatch over dtypes. ----
+
+#define ROBE_DTYPES(p, CALL)                     \
+  switch ((p).dtype) {                           \
+    case ROBE_FLOAT32: { typedef float T; CALL; } \
+    case ROBE_FLOAT64: { typedef double T; CALL; } \
+    case ROBE_BFLOAT16: { typedef bfloat16 T; CALL; } \
+    default: { typedef float16 T; CALL; }         \
+  }
+
+bool lookup_signed(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  ROBE_DTYPES(p, return lookup_signed_as<T>(p, begin, end, (T*)out, scratch))
+}
+bool lookup_bags(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  ROBE_DTYPES(p, return lookup_bags_as<T>(p, begin, end, (T*)out, scratch))
+}
+bool grad_weights(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  ROBE_DTYPES(p, return grad_weights_as<T>(p, begin, end, (T*)out, scratch))
+}
+void grad_rows(const Plan& p, int64_t begin, int64_t end, void* rows, bool per_id, char* scratch) {
+  ROBE_DTYPES(p, return grad_rows_as<T>(p, begin, end, (Accumulator<T>*)rows, per_id, scratch))
+}
+void add_to_bucket(const Plan& p, const Source& source, const Router& router, bool wide, int64_t bucket, int64_t begin,
+                   int64_t end, void* sums, uint64_t* touched) {
+  if (source.converted) {
+    if (p.dtype == ROBE_FLOAT64)
+      return add_bucket(p, (const double*)source.data, router, wide, bucket, end - begin, (double*)sums, touched);
+    return add_bucket(p, (const float*)source.data, router, wide, bucket, end - begin, (float*)sums, touched);
+  }
+  ROBE_DTYPES(p, return add_bucket(p, (const T*)source.data, router, wide, bucket, end - begin, (Accumulator<T>*)sums,
+                                   touched))
+}
+void store_bucket(const Plan& p, const void* sums, int64_t begin, int64_t end, void* out) {
+  ROBE_DTYPES(p, return narrow_to<T>((const Accumulator<T>*)sums, end - begin, (T*)out + begin))
+}
+void update_bucket(const Plan& p, const robe_update& u, void* sums, int64_t begin, int64_t end, uint64_t* touched) {
+  if (p.dtype == ROBE_FLOAT64) return update_as(p, u, (double*)sums, begin, end, touched);
+  return update_as(p, u, (float*)sums, begin, end, touched);
+}
+
+}  // namespace
+
+const Kernels ROBE_JOIN(kernels_, ROBE_ISA) = {
+    ROBE_STRING(ROBE_ISA),
+    lookup,
+    lookup_signed,
+    lookup_bags,
+    grad_weights,
+    grad_rows,
+    route,
+    add_to_bucket,
+    store_bucket,
+    update_bucket,
+    ROBE_JOIN(dot_, ROBE_ISA),
+    ROBE_JOIN(dot_backward_, ROBE_ISA),
+};
+
+}  // namespace robe

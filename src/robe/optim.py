@@ -1,0 +1,297 @@
+"""Optimizers for the shared array that need no gradient of its size.
+
+Give one of these the embeddings and your own optimizer everything else::
+
+    array_optimizer = robe.optim.Adagrad(model.embedding, lr=0.05)
+    dense_optimizer = torch.optim.Adam(robe.optim.other_parameters(model), lr=1e-3)
+    for dense, ids, labels in batches:
+        loss(model(dense, ids), labels).backward()
+        for optimizer in (array_optimizer, dense_optimizer):
+            optimizer.step()
+            optimizer.zero_grad()
+
+While such an optimizer lives, the backward of a lookup records ids and gradients of embeddings, and ``array.grad``
+stays None. ``step()`` sums them and updates the array in one pass, in which SGD without momentum and Adagrad (both
+without weight decay) visit only the slots that have a gradient.
+
+They are subclasses of torch.optim's, with their arguments, state, state dicts and results (to rounding), and work
+with learning-rate schedulers. Without a kernel for the array's device and dtype they make the dense gradient and call
+torch's step. Three things differ. ``step()`` uses up what was recorded, so a forgotten ``zero_grad()`` does not count
+gradients twice. ``model.zero_grad()`` does not know of recorded gradients: to drop a batch, call
+``optimizer.zero_grad()``. What reads ``array.grad`` (gradient clipping, GradScaler, DistributedDataParallel) needs
+``materialize_grads()`` first, or torch.optim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robe.nn.array import RobeArray
+from robe.ops import Record, Recorder, native
+
+SGD_RULE, ADAGRAD_RULE, ADAM_RULE = range(3)  # robe_rule of csrc/robe.h
+FUSED_DTYPES = (torch.float32, torch.float64)
+
+
+def arrays_of(modules: nn.Module | Iterable[nn.Module]) -> list[RobeArray]:
+    """The arrays within modules, each once; a ``RobeArray`` or anything that contains ROBE embeddings."""
+    roots = [modules] if isinstance(modules, nn.Module) else list(modules)
+    for root in roots:
+        if not isinstance(root, nn.Module):
+            raise TypeError(
+                f"modules: expected modules that contain ROBE embeddings, got {type(root).__name__}; "
+                "give torch.optim the other parameters: robe.optim.other_parameters(model)"
+            )
+    found = {id(m): m for root in roots for m in root.modules() if isinstance(m, RobeArray)}
+    if not found:
+        raise ValueError("modules: expected at least one ROBE embedding, found none; use torch.optim for other modules")
+    return list(found.values())
+
+
+def other_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of a model that are not ROBE arrays: what your own optimizer takes."""
+    arrays = {id(m.array) for m in model.modules() if isinstance(m, RobeArray)}
+    return (p for p in model.parameters() if id(p) not in arrays)
+
+
+class _ArrayOptimizer(torch.optim.Optimizer):
+    """What the optimizers share; mixed in before a class of torch.optim, whose state it keeps."""
+
+    def _attach(self, arrays: list[RobeArray]) -> None:
+        self._owners = {array.array: array for array in arrays}
+        self._recorders = {array.array: Recorder() for array in arrays}
+        for owner in arrays:
+            owner.record_into(self._recorders[owner.array])
+
+    def _arrays(self) -> Iterator[tuple[dict[str, Any], nn.Parameter]]:
+        for group in self.param_groups:
+            for array in group["params"]:
+                yield group, array
+
+    def materialize_grads(self) -> None:
+        """Turns what was recorded into ``array.grad``, [m], for code that reads it; ``step()`` then uses that."""
+        for array, recorder in self._recorders.items():
+            _add_grads(array, recorder.take())
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops what backward passes recorded since the last step, and ``array.grad``."""
+        for recorder in self._recorders.values():
+            recorder.records.clear()
+        super().zero_grad(set_to_none)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step from all that backward passes recorded since the last.
+
+        Args:
+            closure: computes the loss anew and returns it, as in torch.optim.
+
+        Raises:
+            RuntimeError: tensors of a lookup were modified in place since its backward, or another optimizer of
+                this module has taken the array over.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        made = []
+        for group, array in self._arrays():
+            recorder = self._recorders[array]
+            if self._owners[array].recorder is not recorder:
+                raise RuntimeError(
+                    "robe.optim: another optimizer has taken this array over; use only the last one made"
+                )
+            records = recorder.take()
+            if not records:
+                continue
+            if array.grad is None and self._fuses(group, array):
+                native.step(array, records, self._update(group, array))
+            else:
+                if array.grad is None:
+                    made.append(array)
+                _add_grads(array, records)
+        if any(array.grad is not None for _, array in self._arrays()):
+            super().step()
+        for array in made:
+            array.grad = None
+        return loss
+
+    def _fuses(self, group: dict[str, Any], array: Tensor) -> bool:
+        return (
+            native.library is not None
+            and array.device.type == "cpu"
+            and array.dtype in FUSED_DTYPES
+            and array.is_contiguous()
+        )
+
+    def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
+        """The numbers of one step of a group, with the states made and counted on."""
+        raise NotImplementedError
+
+
+def _add_grads(array: Tensor, records: list[Record]) -> None:
+    for record in records:
+        grad = record.dense(array.detach())
+        array.grad = grad if array.grad is None else array.grad.add_(grad)
+
+
+def _zeros_like(array: Tensor) -> Tensor:
+    state = torch.empty_like(array, memory_format=torch.contiguous_format)
+    native.huge_pages(state)
+    return state.zero_()
+
+
+class SGD(_ArrayOptimizer, torch.optim.SGD):
+    """``torch.optim.SGD`` on ROBE arrays.
+
+    Args:
+        modules: a model, an embedding, or several: the arrays within them are optimized.
+        lr: learning rate.
+        momentum: factor of the momentum buffer; with it every slot is visited.
+        dampening: of the momentum.
+        weight_decay: L2 factor; with it every slot is visited.
+        nesterov: Nesterov momentum.
+        maximize: step along the gradient.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong, or there is no ROBE array in ``modules``.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | Iterable[nn.Module],
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        arrays = arrays_of(modules)
+        super().__init__([a.array for a in arrays], lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
+        self._attach(arrays)
+
+    def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
+        update = native.CUpdate(
+            rule=SGD_RULE,
+            maximize=group["maximize"],
+            nesterov=group["nesterov"],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+        )
+        if group["momentum"] != 0:
+            state = self.state[array]
+            update.first = state.get("momentum_buffer") is None
+            if update.first:
+                state["momentum_buffer"] = _zeros_like(array)
+            update.state1 = state["momentum_buffer"].data_ptr()
+        return update
+
+
+class Adagrad(_ArrayOptimizer, torch.optim.Adagrad):
+    """``torch.optim.Adagrad`` (element-wise) on ROBE arrays.
+
+    Args:
+        modules: a model, an embedding, or several: the arrays within them are optimized.
+        lr: learning rate.
+        lr_decay: the rate falls as 1 / (1 + (step - 1) lr_decay).
+        weight_decay: L2 factor; with it every slot is visited.
+        initial_accumulator_value: start of the sums of squares.
+        eps: added to their roots.
+        maximize: step along the gradient.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong, or there is no ROBE array in ``modules``.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | Iterable[nn.Module],
+        lr: float = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        arrays = arrays_of(modules)
+        super().__init__(
+            [a.array for a in arrays],
+            lr,
+            lr_decay,
+            weight_decay,
+            initial_accumulator_value,
+            eps,
+            maximize=maximize,
+        )
+        self._attach(arrays)
+
+    def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
+        state = self.state[array]
+        state["step"] += 1
+        return native.CUpdate(
+            rule=ADAGRAD_RULE,
+            maximize=group["maximize"],
+            lr=group["lr"] / (1 + (state["step"].item() - 1) * group["lr_decay"]),
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            state1=state["sum"].data_ptr(),
+        )
+
+
+class Adam(_ArrayOptimizer, torch.optim.Adam):
+    """``torch.optim.Adam`` on ROBE arrays; every slot is visited, as its moments decay in every step.
+
+    Args:
+        modules: a model, an embedding, or several: the arrays within them are optimized.
+        lr: learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second.
+        weight_decay: L2 factor.
+        maximize: step along the gradient.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong, or there is no ROBE array in ``modules``.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | Iterable[nn.Module],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        arrays = arrays_of(modules)
+        super().__init__([a.array for a in arrays], lr, betas, eps, weight_decay, maximize=maximize)
+        self._attach(arrays)
+
+    def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
+        state = self.state[array]
+        if not state:
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = _zeros_like(array), _zeros_like(array)
+        state["step"] += 1
+        step, (beta1, beta2) = state["step"].item(), group["betas"]
+        return native.CUpdate(
+            rule=ADAM_RULE,
+            maximize=group["maximize"],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            bias1=1 - beta1**step,
+            bias2=1 - beta2**step,
+            state1=state["exp_avg"].data_ptr(),
+            state2=state["exp_avg_sq"].data_ptr(),
+        )

@@ -1,0 +1,23 @@
+"""Not a test of its own: every kernel once, on small and odd shapes, for ``make valgrind``."""
+
+import torch
+
+import robe
+from robe.ops import native
+
+torch.set_num_threads(1)
+assert native.library is not None, native.reason
+for dim, z in ((16, 16), (16, 4), (7, 3), (16, 1), (4, 16)):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        tables = [robe.Table("a", 50, dim), robe.Table("b", None, dim)]
+        coll = robe.RobeEmbeddingCollection(tables, num_slots=333, block_size=z, dtype=dtype, use_sign=dim == 7)
+        ids = torch.randint(0, 50, (9, 2))
+        for mode in ("sum", "mean", "max"):
+            coll.mode = mode
+            coll(ids).sum().backward()
+            coll(robe.Jagged.from_lists([[[1, 2, 3], []], [[], [-5]]])).sum().backward()
+        if dtype == torch.float32:
+            coll.dot(ids, torch.rand(9, dim)).sum().backward()
+            for optimizer in (robe.optim.SGD(coll, 0.1), robe.optim.Adagrad(coll, 0.1), robe.optim.Adam(coll, 0.1)):
+                coll(ids).sum().backward()
+                optimizer.step()
