@@ -186,6 +186,7 @@ int64_t threads_for(int64_t threads, int64_t lookups, int64_t dim) {
 // Calls work(begin, end, scratch) on pieces of [0, count), and returns whether all calls returned true.
 template <class Work>
 bool parallel(int64_t threads, int64_t count, int64_t piece, int64_t scratch_size, char* scratch, Work work) {
+  (void)threads, (void)scratch_size;  // without OpenMP
   std::atomic<bool> inside{true};
   const int64_t pieces = (count + piece - 1) / piece;
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
