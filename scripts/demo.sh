@@ -5,7 +5,7 @@ set -euo pipefail
 out=${1:-demo}
 
 if [ ! -e "$out/data/manifest.json" ]; then
-  robe prepare synthetic "$out/data" --rows 800000 --scale 0.1 --seed 1
+  robe prepare synthetic "$out/data" --rows 300000 --scale 0.1 --seed 1
 fi
 robe compare "$out/data" --out "$out/comparison" --methods full,robe --compression 1000 --block-size 4 --progress \
   --set train.epochs=3 --set train.early_stop_patience=1
