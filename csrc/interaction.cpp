@@ -83,7 +83,7 @@ inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const flo
     const int64_t segment = p.segment, chunks = p.max_chunks, limit = p.slots_hashed;
     const float* array = (const float*)p.array;
     return for_each_plain<false, 0, true>(
-        p, begin * num_fields, end * num_fields, scratch, [&](int64_t, const int64_t* starts) {
+        p, begin * num_fields, end * num_fields, p.array, 4, scratch, [&](int64_t, const int64_t* starts) {
           float* to = rows + (f + extra) * stride;
           for (int64_t c = 0; c < chunks; c++, to += segment) {
             const int64_t start = starts[c * kGroup];

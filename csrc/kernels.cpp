@@ -47,51 +47,77 @@ inline void copy_segment(char* to, const char* from, int64_t bytes) {
   }
 }
 
-// Copies a row to `to`, by way of `staged` to stream it. `limit`: where segments wrap, in bytes.
-template <int kSegment, bool kStream>
+// Copies a row from its segments. `limit`: where these wrap, in bytes.
+template <int kSegment>
 ROBE_INLINE void copy_row(const char* array, const int64_t* starts, int64_t stride, int64_t size, int64_t chunks,
-                          int64_t segment, int64_t bytes, int64_t limit, char* staged, char* to) {
-  if (kStream && kSegment == 64 && chunks == 1 && __builtin_expect(starts[0] * size + 64 <= limit, 1))
-    return stream_copy(to, array + starts[0] * size, 64);
-  char* target = kStream ? staged : to;
+                          int64_t segment, int64_t bytes, int64_t limit, char* to) {
   for (int64_t c = 0, done = 0; c < chunks; c++, done += segment) {
     const int64_t length = kSegment ? kSegment : smaller(segment, bytes - done), at = starts[c * stride] * size;
     if (__builtin_expect(at + length <= limit, 1)) {
-      copy_segment<kSegment>(target + done, array + at, length);
+      copy_segment<kSegment>(to + done, array + at, length);
     } else {
-      memcpy(target + done, array + at, limit - at);
-      memcpy(target + done + limit - at, array, length - (limit - at));
+      memcpy(to + done, array + at, limit - at);
+      memcpy(to + done + limit - at, array, length - (limit - at));
     }
   }
-  if (kStream) stream_copy(to, staged, bytes);
 }
+
+// Rows on their way around the cache. A row is streamed kGroup rows after it was staged: reading back at once what was
+// written in smaller pieces would wait for these writes.
+struct Staged {
+  char* const rows;  // [kGroup, bytes]
+  const int64_t bytes;
+  char* to;  // of the oldest row
+  int64_t count = 0;
+
+  // Where to put the next row.
+  ROBE_INLINE char* next() {
+    char* row = rows + count % kGroup * bytes;
+    if (count++ >= kGroup) stream_copy(to, row, bytes), to += bytes;
+    return row;
+  }
+  void flush() {
+    for (int64_t k = count > kGroup ? count - kGroup : 0; k < count; k++, to += bytes)
+      stream_copy(to, rows + k % kGroup * bytes, bytes);
+  }
+};
 
 template <int kSegment, bool kStream, bool kOne>
 ROBE_NOINLINE bool lookup_plain(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
   const int64_t size = p.itemsize, chunks = kOne ? 1 : p.max_chunks, segment = kSegment ? kSegment : p.segment * size;
   const int64_t bytes = p.max_dim * size, limit = p.slots_hashed * size;
   const char* array = (const char*)p.array;
-  char *staged = scratch + ring_bytes(p), *to = (char*)out + begin * p.num_fields * bytes;
+  char* to = (char*)out + begin * p.num_fields * bytes;
+  Staged staged = {scratch + ring_bytes(p), bytes, to};
   auto consume = [&](int64_t, const int64_t* starts) ROBE_INLINE_LAMBDA {
-    copy_row<kSegment, kStream>(array, starts, kGroup, size, chunks, segment, bytes, limit, staged, to);
+    if (kStream && kOne && kSegment == 64) {
+      if (__builtin_expect(starts[0] * size + 64 <= limit, 1)) {
+        stream_copy(to, array + starts[0] * size, 64);
+      } else {
+        copy_row<64>(array, starts, kGroup, size, 1, 64, 64, limit, to);
+      }
+    } else {
+      copy_row<kSegment>(array, starts, kGroup, size, chunks, segment, bytes, limit, kStream ? staged.next() : to);
+    }
     to += bytes;
   };
-  return for_each_plain<kOne, kSegment, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+  const bool inside =
+      for_each_plain<kOne, kSegment, true>(p, begin * p.num_fields, end * p.num_fields, array, size, scratch, consume);
+  if (kStream && !(kOne && kSegment == 64)) staged.flush();
+  return inside;
 }
 
-template <int kSegment, bool kStream>
 ROBE_NOINLINE bool lookup_rows(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
   const int64_t size = p.itemsize, num_fields = p.num_fields, row_bytes = p.width * size, segment = p.segment * size;
   const char* array = (const char*)p.array;
-  char *staged = scratch + ring_bytes(p), *sample = (char*)out + begin * row_bytes;
+  char* sample = (char*)out + begin * row_bytes;
   int64_t f = 0;
   auto consume = [&](int64_t, const Field& field, const int64_t* starts) {
     char* to = sample + field.column * size;
     if (starts[0] == kSkipped) {
       memset(to, 0, field.dim * size);
     } else {
-      copy_row<kSegment, kStream>(array, starts, 1, size, field.chunks, segment, field.dim * size, field.limit * size,
-                                  staged, to);
+      copy_row<0>(array, starts, 1, size, field.chunks, segment, field.dim * size, field.limit * size, to);
     }
     if (++f == num_fields) f = 0, sample += row_bytes;
   };
@@ -100,14 +126,8 @@ ROBE_NOINLINE bool lookup_rows(const Plan& p, int64_t begin, int64_t end, void* 
 
 template <int kSegment, bool kStream>
 bool lookup_segments(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
-  bool inside;
-  if (p.plain && p.max_chunks == 1) {
-    inside = lookup_plain<kSegment, kStream, true>(p, begin, end, out, scratch);
-  } else if (p.plain) {
-    inside = lookup_plain<kSegment, kStream, false>(p, begin, end, out, scratch);
-  } else {
-    inside = lookup_rows<0, kStream>(p, begin, end, out, scratch);
-  }
+  const bool inside = p.max_chunks == 1 ? lookup_plain<kSegment, kStream, true>(p, begin, end, out, scratch)
+                                        : lookup_plain<kSegment, kStream, false>(p, begin, end, out, scratch);
 #if defined(__SSE2__)
   if (kStream) _mm_sfence();
 #endif
@@ -127,6 +147,7 @@ bool lookup_any_segment(const Plan& p, int64_t begin, int64_t end, void* out, ch
 }
 
 bool lookup(const Plan& p, int64_t begin, int64_t end, void* out, bool stream, char* scratch) {
+  if (!p.plain) return lookup_rows(p, begin, end, out, scratch);
   return stream ? lookup_any_segment<true>(p, begin, end, out, scratch)
                 : lookup_any_segment<false>(p, begin, end, out, scratch);
 }
@@ -342,7 +363,7 @@ ROBE_NOINLINE bool route_plain(const Plan& p, int64_t begin, int64_t end, const 
     for (int64_t c = 0; c < chunks; c++)
       route_segment<false>(buckets, router, n * dim + c * segment, starts[c * kGroup], segment, limit);
   };
-  bool inside = for_each_plain<kOne, 0, false>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
+  bool inside = for_each_plain<kOne, 0, false>(p, begin * p.num_fields, end * p.num_fields, nullptr, 0, scratch, consume);
   given_router.used = router.used;
   return inside;
 }
@@ -458,6 +479,53 @@ void add_bucket(const Plan& p, const G* grad, const Router& router, bool wide, i
     case 8: return add_entries<G, 8, Entry>(grad, router, 8, bucket, size, sums, touched);
     case 16: return add_entries<G, 16, Entry>(grad, router, 16, bucket, size, sums, touched);
     default: return add_entries<G, 0, Entry>(grad, router, p.segment, bucket, size, sums, touched);
+  }
+}
+
+// Adds the gradients of samples begin to end of a plain plan to slots [slot_begin, slot_end) of `sums`, in order of rows.
+template <class T, int kSegment, bool kOne>
+ROBE_NOINLINE bool add_rows_plain(const Plan& p, int64_t begin, int64_t end, int64_t slot_begin, int64_t slot_end,
+                                  Accumulator<T>* sums, char* scratch) {
+  typedef Accumulator<T> A;
+  const int64_t dim = p.max_dim, segment = kSegment ? kSegment : p.segment, chunks = kOne ? 1 : p.max_chunks;
+  const int64_t limit = p.slots_hashed, whole_end = smaller(slot_end, limit);
+  const T* grad = (const T*)p.grad + begin * p.num_fields * dim;
+  auto consume = [&](int64_t, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    for (int64_t c = 0, done = 0; c < chunks; c++, done += segment) {
+      const int64_t start = starts[c * kGroup], length = kSegment ? kSegment : smaller(segment, dim - done);
+      const T* __restrict from = grad + done;
+      if (__builtin_expect(start >= slot_begin && start + length <= whole_end, 1)) {
+        A* __restrict to = sums + start;
+        for (int64_t i = 0; i < length; i++) to[i] += widen(from[i]);
+      } else if ((start < slot_end && start + length > slot_begin) || start + length - limit > slot_begin) {
+        for (int64_t i = 0; i < length; i++) {
+          const int64_t slot = start + i - (start + i >= limit ? limit : 0);
+          if (slot >= slot_begin && slot < slot_end) sums[slot] += widen(from[i]);
+        }
+      }
+    }
+    grad += dim;
+  };
+  return for_each_plain<kOne, kSegment * int(sizeof(A)), true>(p, begin * p.num_fields, end * p.num_fields, sums,
+                                                              sizeof(A), scratch, consume);
+}
+
+template <class T, int kSegment>
+bool add_rows_segments(const Plan& p, int64_t begin, int64_t end, int64_t slot_begin, int64_t slot_end,
+                       Accumulator<T>* sums, char* scratch) {
+  return p.max_chunks == 1 ? add_rows_plain<T, kSegment, true>(p, begin, end, slot_begin, slot_end, sums, scratch)
+                           : add_rows_plain<T, kSegment, false>(p, begin, end, slot_begin, slot_end, sums, scratch);
+}
+
+template <class T>
+bool add_rows_as(const Plan& p, int64_t begin, int64_t end, int64_t slot_begin, int64_t slot_end,
+                 Accumulator<T>* sums, char* scratch) {
+  switch (p.uniform ? p.segment : 0) {
+    case 1: return add_rows_segments<T, 1>(p, begin, end, slot_begin, slot_end, sums, scratch);
+    case 4: return add_rows_segments<T, 4>(p, begin, end, slot_begin, slot_end, sums, scratch);
+    case 8: return add_rows_segments<T, 8>(p, begin, end, slot_begin, slot_end, sums, scratch);
+    case 16: return add_rows_segments<T, 16>(p, begin, end, slot_begin, slot_end, sums, scratch);
+    default: return add_rows_segments<T, 0>(p, begin, end, slot_begin, slot_end, sums, scratch);
   }
 }
 
@@ -590,6 +658,17 @@ void add_to_bucket(const Plan& p, const Source& source, const Router& router, bo
   ROBE_DTYPES(p, return add_bucket(p, (const T*)source.data, router, wide, bucket, end - begin, (Accumulator<T>*)sums,
                                    touched))
 }
+bool add_rows(const Plan& p, int64_t begin, int64_t end, int64_t slot_begin, int64_t slot_end, void* sums,
+              char* scratch) {
+  ROBE_DTYPES(p, return add_rows_as<T>(p, begin, end, slot_begin, slot_end, (Accumulator<T>*)sums, scratch))
+}
+void add_sums(const Plan& p, const void* from, int64_t n, void* to) {
+  if (p.dtype == ROBE_FLOAT64) {
+    for (int64_t i = 0; i < n; i++) ((double*)to)[i] += ((const double*)from)[i];
+  } else {
+    for (int64_t i = 0; i < n; i++) ((float*)to)[i] += ((const float*)from)[i];
+  }
+}
 void store_bucket(const Plan& p, const void* sums, int64_t begin, int64_t end, void* out) {
   ROBE_DTYPES(p, return narrow_to<T>((const Accumulator<T>*)sums, end - begin, (T*)out + begin))
 }
@@ -609,6 +688,8 @@ const Kernels ROBE_JOIN(kernels_, ROBE_ISA) = {
     grad_rows,
     route,
     add_to_bucket,
+    add_rows,
+    add_sums,
     store_bucket,
     update_bucket,
     ROBE_JOIN(dot_, ROBE_ISA),

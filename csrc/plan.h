@@ -95,6 +95,9 @@ struct Kernels {
   bool (*route)(const Plan&, int64_t begin, int64_t end, const Buckets&, Router&, bool wide, bool per_id, char* scratch);
   void (*add_to_bucket)(const Plan&, const Source&, const Router&, bool wide, int64_t bucket, int64_t begin, int64_t end,
                         void* sums, uint64_t* touched);
+  bool (*add_rows)(const Plan&, int64_t begin, int64_t end, int64_t slot_begin, int64_t slot_end, void* sums,
+                   char* scratch);
+  void (*add_sums)(const Plan&, const void* from, int64_t n, void* to);
   void (*store_bucket)(const Plan&, const void* sums, int64_t begin, int64_t end, void* out);
   void (*update_bucket)(const Plan&, const robe_update&, void* sums, int64_t begin, int64_t end, uint64_t* touched);
   bool (*dot)(const Plan&, int64_t begin, int64_t end, const void* dense, void* out, char* scratch);

@@ -14,10 +14,6 @@
 #include <omp.h>
 #endif
 
-#if defined(__linux__)
-#include <unistd.h>
-#endif
-
 #include "plan.h"
 #include "workspace.h"
 
@@ -47,14 +43,9 @@ const Kernels& kernels() {
   return chosen;
 }
 
-int64_t last_level_cache() {
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-  static const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return bytes > 0 ? bytes : 8 << 20;
-#else
-  return 8 << 20;
-#endif
-}
+// Outputs from here on are written around the cache: they would push the array out of it. The size of the last level is no
+// guide, as virtual machines report all of a cache that they share.
+constexpr int64_t kStreamBytes = 8 << 20;
 
 void require(bool condition, robe_status status = ROBE_BAD_SPEC) {
   if (!condition) throw BadCall{status};
@@ -166,13 +157,13 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
   }
   p.chunk_limit = memory.limit.data(), p.chunk_add = memory.add.data(), p.chunk_over = memory.over.data();
   p.sign_steps = memory.sign_steps.data(), p.fields = memory.fields.data();
-  p.ahead = 32;
-  while (p.ahead > (p.plain ? 16 : 2) && p.ahead * p.max_chunks > 128) p.ahead /= 2;
+  p.ahead = p.plain ? 64 : 32;
+  while (p.ahead > (p.plain ? 16 : 2) && p.ahead * p.max_chunks > (p.plain ? 1024 : 128)) p.ahead /= 2;
 }
 
 int64_t scratch_bytes(const Plan& p) {
   const int64_t groups = (p.num_fields + 16) / 16 * 16, lanes = (p.max_dim + 15) / 16 * 16;
-  int64_t rows = 4 * 8 * lanes;                                         // lookup and its derivatives
+  int64_t rows = 8 * 8 * lanes;                                         // lookup and its derivatives
   rows = std::max(rows, 4 * (2 * groups * lanes + 2 * groups * groups + 128));  // interaction
   return (ring_bytes(p) + rows + 4095) / 4096 * 4096;
 }
@@ -230,7 +221,7 @@ void lookup(const robe_array& array, const robe_batch& batch, void* out, int64_t
     bool aligned = uintptr_t(out) % 64 == 0 && p.width * p.itemsize % 64 == 0;
     for (const Field& field : memory.fields)
       aligned &= field.dim * p.itemsize % 64 == 0 && field.column * p.itemsize % 64 == 0;
-    const bool stream = aligned && out_bytes > last_level_cache() / 2;
+    const bool stream = aligned && p.plain && out_bytes > kStreamBytes;
     inside = parallel(threads, p.batch_size, piece_of(p, p.batch_size, threads), size, scratch.data(),
                       [&](int64_t begin, int64_t end, char* mine) {
                         return p.sign ? k.lookup_signed(p, begin, end, out, mine)
@@ -378,6 +369,41 @@ bool route(Job& job, const Buckets& buckets, int64_t scratch_size, char* scratch
   return inside;
 }
 
+// The gradient of more elements than there are slots. The first half of every batch is added to one copy of the gradient,
+// the second half to another: two threads need no routes. Further threads take ranges of the slots of a copy; which bits
+// come out does not depend on them.
+template <class Sink>
+void scatter_copies(const robe_array& array, std::vector<Job>& jobs, int64_t threads, void* in_place, Sink sink) {
+  constexpr int64_t kCopies = 2, kPiece = 4096;
+  const int64_t slots = array.slots, itemsize = array.dtype == ROBE_FLOAT64 ? 8 : 4;
+  int64_t scratch_size = 0;
+  for (const Job& job : jobs) scratch_size = std::max(scratch_size, scratch_bytes(job.memory.plan));
+  const int64_t ranges = std::max(int64_t(1), threads / kCopies), lines = (slots + 15) / 16;
+  const int64_t copy_size = (slots * itemsize + 4095) / 4096 * 4096 + 512;  // copies do not meet in a set of the cache
+  Workspace memory(copy_size * kCopies), scratch(scratch_size * threads);
+  char* copies[kCopies] = {in_place ? (char*)in_place : memory.data(), memory.data() + copy_size};
+  const bool inside = parallel(threads, kCopies * ranges, 1, scratch_size, scratch.data(),
+                               [&](int64_t task, int64_t, char* mine) {
+    const int64_t copy = task % kCopies, range = task / kCopies;
+    const int64_t begin = std::min(slots, lines * range / ranges * 16);
+    const int64_t end = std::min(slots, lines * (range + 1) / ranges * 16);
+    memset(copies[copy] + begin * itemsize, 0, (end - begin) * itemsize);
+    bool ok = true;
+    for (const Job& job : jobs) {
+      const Plan& p = job.memory.plan;
+      ok &= kernels().add_rows(p, p.batch_size * copy / kCopies, p.batch_size * (copy + 1) / kCopies, begin, end,
+                               copies[copy], mine);
+    }
+    return ok;
+  });
+  require(inside, ROBE_BAD_ID);
+  parallel(threads, slots, kPiece, 0, nullptr, [&](int64_t begin, int64_t end, char*) {
+    kernels().add_sums(jobs[0].memory.plan, copies[1] + begin * itemsize, end - begin, copies[0] + begin * itemsize);
+    sink(jobs.data(), begin, end, copies[0] + begin * itemsize, nullptr);
+    return true;
+  });
+}
+
 // The gradient of all batches, bucket by bucket: sink(begin, end, sums, touched) gets the sums of slots [begin, end).
 // With `in_place` these are in a buffer [slots]; otherwise the sink leaves them zero for the next bucket.
 template <class Sink>
@@ -394,6 +420,10 @@ void scatter(const robe_array& array, const robe_batch* batches, int64_t num_bat
   }
   if (array.slots == 0) return;
   const int64_t dim = elements / std::max(int64_t(1), lookups);
+  bool plain = true;
+  for (const Job& job : jobs) plain &= job.memory.plan.plain && !job.memory.plan.sign;
+  if (plain && elements >= array.slots)
+    return scatter_copies(array, jobs, threads_for(threads, lookups, dim), in_place, sink);
   threads = std::max(threads_for(threads, lookups, dim), in_place || !sparse ? threads_for(threads, array.slots / 16, 0) : 1);
   std::vector<int64_t> begins;
   const Buckets buckets = make_buckets(array.slots, threads, begins);

@@ -299,39 +299,55 @@ struct PlainRows {
 #endif
 };
 
-// Calls consume(n, starts) for rows begin to end of a plain plan; chunk c starts at starts[c * kGroup].
-template <bool kOne, int kSegment, bool kPrefetch, class Consume>
-ROBE_INLINE bool for_each_plain(const Plan& p, int64_t begin, int64_t end, char* ring_memory, Consume consume) {
+// Calls consume(n, starts) for rows begin to end of a plain plan; chunk c starts at starts[c * kGroup]. A group of rows is
+// hashed `ahead` groups before it is read, less one it is prefetched: a row at a time, between the rows that are read, so
+// that requests to memory are spread evenly, and long after its starts were written as a vector. `prefetched`: slots of
+// `itemsize` bytes, the array or a gradient of it. kBytes: of a segment; 0 where they are known at run time only.
+template <bool kOne, int kBytes, bool kPrefetch, class Consume>
+ROBE_INLINE bool for_each_plain(const Plan& p, int64_t begin, int64_t end, const void* prefetched, int64_t itemsize,
+                                char* ring_memory, Consume consume) {
   if (begin >= end) return true;
   int64_t* const ring = (int64_t*)ring_memory;
   const PlainRows<kOne> rows(p);
-  const int64_t itemsize = p.itemsize, chunks = kOne ? 1 : p.max_chunks, num_fields = p.num_fields;
-  const int64_t bytes = kSegment ? kSegment : p.segment * itemsize, stride = chunks * kGroup;
-  const int64_t mask = p.ahead / kGroup - 1, groups = (end - begin + kGroup - 1) / kGroup;
-  const char* const array = (const char*)p.array;
+  const int64_t chunks = kOne ? 1 : p.max_chunks, num_fields = p.num_fields;
+  const int64_t bytes = kBytes ? kBytes : p.segment * itemsize, stride = chunks * kGroup;
+  const int64_t ring_groups = p.ahead / kGroup, ahead = kPrefetch ? ring_groups - 1 : 1, mask = ring_groups - 1;
+  const int64_t groups = (end - begin) / kGroup, rest = (end - begin) % kGroup, all_groups = groups + (rest != 0);
+  const char* const base = (const char*)prefetched;
   int64_t field = begin % num_fields;
   bool inside = true;
   auto place = [&](int64_t g) ROBE_INLINE_LAMBDA {
-    const int64_t n = begin + g * kGroup, count = smaller(kGroup, end - n);
-    int64_t* starts = ring + (g & mask) * stride;
-    inside &= rows.place(n, field, count, starts);
+    if (g >= all_groups) return;
+    inside &= rows.place(begin + g * kGroup, field, g < groups ? kGroup : rest, ring + (g & mask) * stride);
     for (field += kGroup; field >= num_fields;) field -= num_fields;
-    if (!kPrefetch) return;
+  };
+  auto prefetch = [&](const int64_t* starts) ROBE_INLINE_LAMBDA {
     for (int64_t c = 0; c < chunks; c++) {
-      for (int64_t r = 0; r < count; r++) {
-        const char* at = array + starts[c * kGroup + r] * itemsize;
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
-        if (bytes > 8) __builtin_prefetch(at + bytes - 1);  // may lie behind the array: a prefetch never faults
-      }
+      const char* at = base + starts[c * kGroup] * itemsize;
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+      if (bytes > 8) __builtin_prefetch(at + bytes - 1);  // may lie behind the array: a prefetch never faults
     }
   };
-  for (int64_t g = 0; g < smaller(mask, groups); g++) place(g);
-  for (int64_t g = 0; g < groups; g++) {
-    if (g + mask < groups) place(g + mask);
-    const int64_t n = begin + g * kGroup, count = smaller(kGroup, end - n);
-    const int64_t* starts = ring + (g & mask) * stride;
-    for (int64_t r = 0; r < count; r++) consume(n + r, starts + r);
+  for (int64_t g = 0; g < ahead; g++) place(g);
+  if (kPrefetch) {
+    for (int64_t g = 0; g < smaller(ahead - 1, groups); g++) {
+      for (int64_t r = 0; r < kGroup; r++) prefetch(ring + (g & mask) * stride + r);
+    }
   }
+  for (int64_t g = 0; g < groups; g++) {
+    place(g + ahead);
+    const int64_t n = begin + g * kGroup;
+    const int64_t *starts = ring + (g & mask) * stride, *next = ring + ((g + ahead - 1) & mask) * stride;
+    if (kPrefetch && g + ahead - 1 < groups) {
+      for (int64_t r = 0; r < kGroup; r++) {
+        prefetch(next + r);
+        consume(n + r, starts + r);
+      }
+    } else {
+      for (int64_t r = 0; r < kGroup; r++) consume(n + r, starts + r);
+    }
+  }
+  for (int64_t r = 0; r < rest; r++) consume(begin + groups * kGroup + r, ring + (groups & mask) * stride + r);
   return inside;
 }
 
