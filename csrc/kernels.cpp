@@ -62,6 +62,28 @@ ROBE_INLINE void copy_row(const char* array, const int64_t* starts, int64_t stri
   }
 }
 
+#if defined(__AVX512F__)
+// A row of 64 bytes from its two or four segments, in a register; false where one wraps.
+template <int kSegment>
+ROBE_INLINE bool load_row(const char* array, const int64_t* starts, int64_t size, int64_t limit, __m512i& row) {
+  if (kSegment == 32) {
+    const int64_t at0 = starts[0] * size, at1 = starts[kGroup] * size;
+    if (at0 + 32 > limit || at1 + 32 > limit) return false;
+    row = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)(array + at0)));
+    row = _mm512_inserti64x4(row, _mm256_loadu_si256((const __m256i*)(array + at1)), 1);
+    return true;
+  }
+  const int64_t at0 = starts[0] * size, at1 = starts[kGroup] * size;
+  const int64_t at2 = starts[2 * kGroup] * size, at3 = starts[3 * kGroup] * size;
+  if (at0 + 16 > limit || at1 + 16 > limit || at2 + 16 > limit || at3 + 16 > limit) return false;
+  row = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)(array + at0)));
+  row = _mm512_inserti32x4(row, _mm_loadu_si128((const __m128i*)(array + at1)), 1);
+  row = _mm512_inserti32x4(row, _mm_loadu_si128((const __m128i*)(array + at2)), 2);
+  row = _mm512_inserti32x4(row, _mm_loadu_si128((const __m128i*)(array + at3)), 3);
+  return true;
+}
+#endif
+
 // Rows on their way around the cache. A row is streamed kGroup rows after it was staged: reading back at once what was
 // written in smaller pieces would wait for these writes.
 struct Staged {
@@ -89,6 +111,7 @@ ROBE_NOINLINE bool lookup_plain(const Plan& p, int64_t begin, int64_t end, void*
   const char* array = (const char*)p.array;
   char* to = (char*)out + begin * p.num_fields * bytes;
   Staged staged = {scratch + ring_bytes(p), bytes, to};
+  [[maybe_unused]] const bool one_vector = bytes == 64;
   auto consume = [&](int64_t, const int64_t* starts) ROBE_INLINE_LAMBDA {
     if (kStream && kOne && kSegment == 64) {
       if (__builtin_expect(starts[0] * size + 64 <= limit, 1)) {
@@ -96,6 +119,15 @@ ROBE_NOINLINE bool lookup_plain(const Plan& p, int64_t begin, int64_t end, void*
       } else {
         copy_row<64>(array, starts, kGroup, size, 1, 64, 64, limit, to);
       }
+#if defined(__AVX512F__)
+    } else if (kStream && (kSegment == 16 || kSegment == 32) && one_vector) {
+      __m512i row;
+      if (__builtin_expect(load_row<kSegment>(array, starts, size, limit, row), 1)) {
+        _mm512_stream_si512((__m512i*)to, row);
+      } else {
+        copy_row<kSegment>(array, starts, kGroup, size, chunks, kSegment, 64, limit, to);
+      }
+#endif
     } else {
       copy_row<kSegment>(array, starts, kGroup, size, chunks, segment, bytes, limit, kStream ? staged.next() : to);
     }
@@ -106,6 +138,47 @@ ROBE_NOINLINE bool lookup_plain(const Plan& p, int64_t begin, int64_t end, void*
   if (kStream && !(kOne && kSegment == 64)) staged.flush();
   return inside;
 }
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+// Rows of single slots, Z = 1: the slots of 16 elements of a row are computed and gathered together.
+template <bool kStream>
+ROBE_NOINLINE bool lookup_slots(const Plan& p, int64_t begin, int64_t end, void* out) {
+  const PlainRows<false> rows(p);
+  const int64_t dim = p.max_dim, num_fields = p.num_fields, first_row = begin * num_fields, last_row = end * num_fields;
+  const float* array = (const float*)p.array;
+  float* to = (float*)out + first_row * dim;
+  const __m512i m = _mm512_set1_epi32(int32_t(p.modulus.m));
+  int64_t field = first_row % num_fields;
+  bool inside = true;
+  for (int64_t n = first_row; n < last_row; n += kGroup) {
+    const int64_t count = smaller(kGroup, last_row - n);
+    alignas(64) int64_t values[kGroup], firsts[kGroup];
+    __m512i value, first;
+    inside &= rows.hash(n, field, count, value, first);
+    _mm512_store_si512(values, value);
+    _mm512_store_si512(firsts, first);
+    for (field += kGroup; field >= num_fields;) field -= num_fields;
+    for (int64_t r = 0; r < count; r++, to += dim) {
+      const __m512i row_value = _mm512_set1_epi64(values[r]), row_first = _mm512_set1_epi32(int32_t(firsts[r]));
+      for (int64_t c = 0; c < dim; c += 16) {  // the tables of chunks are padded to a multiple of 16
+        const __mmask16 over = _mm512_kunpackb(_mm512_cmpge_epu64_mask(row_value, _mm512_loadu_si512(p.chunk_limit + c + 8)),
+                                               _mm512_cmpge_epu64_mask(row_value, _mm512_loadu_si512(p.chunk_limit + c)));
+        const __m512i step = _mm512_mask_loadu_epi32(_mm512_loadu_si512(p.narrow_add + c), over, p.narrow_over + c);
+        const __m512i slot = _mm512_add_epi32(row_first, step);
+        const __m512i at = _mm512_min_epu32(slot, _mm512_sub_epi32(slot, m));
+        const __m512 gathered = _mm512_i32gather_ps(at, array, 4);
+        if (kStream && dim % 16 == 0) {
+          _mm512_stream_ps(to + c, gathered);
+        } else {
+          _mm512_mask_storeu_ps(to + c, dim - c >= 16 ? 0xFFFF : __mmask16((1 << (dim - c)) - 1), gathered);
+        }
+      }
+    }
+  }
+  if (kStream) _mm_sfence();
+  return inside;
+}
+#endif
 
 ROBE_NOINLINE bool lookup_rows(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
   const int64_t size = p.itemsize, num_fields = p.num_fields, row_bytes = p.width * size, segment = p.segment * size;
@@ -148,6 +221,10 @@ bool lookup_any_segment(const Plan& p, int64_t begin, int64_t end, void* out, ch
 
 bool lookup(const Plan& p, int64_t begin, int64_t end, void* out, bool stream, char* scratch) {
   if (!p.plain) return lookup_rows(p, begin, end, out, scratch);
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  if (p.narrow_add && p.itemsize == 4)
+    return stream ? lookup_slots<true>(p, begin, end, out) : lookup_slots<false>(p, begin, end, out);
+#endif
   return stream ? lookup_any_segment<true>(p, begin, end, out, scratch)
                 : lookup_any_segment<false>(p, begin, end, out, scratch);
 }

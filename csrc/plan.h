@@ -25,6 +25,7 @@ struct Plan {
   int64_t slots_hashed;
   // Chunk c starts (first + step c mod P) mod m after the one before it: r0 + (first < chunk_limit ? add : over).
   const int64_t *chunk_limit, *chunk_add, *chunk_over;
+  const int32_t *narrow_add, *narrow_over;  // the same of rows of single slots below 2^31; else null
   bool sign;
   uint64_t sign_multiplier;
   const uint64_t* sign_steps;

@@ -56,6 +56,7 @@ struct PlanMemory {
   Plan plan = {};
   std::vector<Field> fields;
   std::vector<int64_t> limit, add, over;
+  std::vector<int32_t> narrow_add, narrow_over;
   std::vector<uint64_t> sign_steps, plain_addends, plain_bounds;
   int64_t rows_size = 0;  // elements of a buffer of one gradient row per id
 };
@@ -141,13 +142,20 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
     p.plain_addends = memory.plain_addends.data(), p.plain_bounds = memory.plain_bounds.data();
   }
   if (hashed && !mixed && p.max_chunks > 1) {
-    memory.limit.resize(p.max_chunks), memory.add.resize(p.max_chunks), memory.over.resize(p.max_chunks);
+    // Padded to what a vector reads; no value reaches the limit of a chunk that is not there.
+    const size_t padded = size_t(p.max_chunks + 15) / 16 * 16;
+    memory.limit.resize(padded, INT64_MAX), memory.add.resize(padded), memory.over.resize(padded);
     const int64_t by = int64_t(p.modulus.m);
     for (int64_t c = 0; c < p.max_chunks; c++) {
       const int64_t step = multiple_mod(spec.chunk_multiplier, c, prime);
       memory.limit[c] = prime - step;
       memory.add[c] = step % by;
       memory.over[c] = (by - (prime - step) % by) % by;
+    }
+    if (p.plain && p.segment == 1 && p.modulus.m >= 4096 && p.modulus.m < uint64_t(1) << 31) {
+      memory.narrow_add.assign(memory.add.begin(), memory.add.end());
+      memory.narrow_over.assign(memory.over.begin(), memory.over.end());
+      p.narrow_add = memory.narrow_add.data(), p.narrow_over = memory.narrow_over.data();
     }
   }
   if (p.sign && !mixed) {
@@ -174,8 +182,10 @@ int64_t threads_for(int64_t threads, int64_t lookups, int64_t dim) {
   return std::max(int64_t(1), std::min(threads, useful));
 }
 
-// Calls work(begin, end, scratch) on pieces of [0, count), and returns whether all calls returned true.
-template <class Work>
+// Calls work(begin, end, scratch) on pieces of [0, count), and returns whether all calls returned true. Each thread has
+// the same pieces in every call, whose memory may still be in its cache; where pieces may differ much in work (kUneven),
+// they go to whichever thread is free.
+template <bool kUneven = false, class Work>
 bool parallel(int64_t threads, int64_t count, int64_t piece, int64_t scratch_size, char* scratch, Work work) {
   (void)threads, (void)scratch_size;  // without OpenMP
   std::atomic<bool> inside{true};
@@ -187,9 +197,15 @@ bool parallel(int64_t threads, int64_t count, int64_t piece, int64_t scratch_siz
 #else
     char* mine = scratch;
 #endif
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < pieces; i++) {
+    auto run = [&](int64_t i) {
       if (!work(i * piece, std::min(count, (i + 1) * piece), mine)) inside = false;
+    };
+    if (kUneven) {
+#pragma omp for schedule(dynamic)
+      for (int64_t i = 0; i < pieces; i++) run(i);
+    } else {
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < pieces; i++) run(i);
     }
   }
   return inside;
@@ -203,25 +219,19 @@ int64_t piece_of(const Plan& p, int64_t count, int64_t threads) {
   return std::max(int64_t(1), std::min(wanted, (count + threads - 1) / threads));
 }
 
-void lookup(const robe_array& array, const robe_batch& batch, void* out, int64_t threads) {
-  PlanMemory memory;
-  make_plan(array, batch, memory);
-  const Plan& p = memory.plan;
+void lookup(const Plan& p, void* out, int64_t threads) {
   const int64_t out_bytes = p.batch_size * p.width * p.itemsize, size = scratch_bytes(p);
-  if (out_bytes >= kHugePage) huge_pages(out, out_bytes);
   threads = threads_for(threads, lookups_of(p), p.max_dim);
   Workspace scratch(size * threads);
   const Kernels& k = kernels();
   bool inside;
   if (p.offsets) {
     const int64_t bags = p.num_fields * p.batch_size;
-    inside = parallel(threads, bags, piece_of(p, bags, threads), size, scratch.data(),
+    inside = parallel<true>(threads, bags, piece_of(p, bags, threads), size, scratch.data(),
                       [&](int64_t begin, int64_t end, char* mine) { return k.lookup_bags(p, begin, end, out, mine); });
   } else {
-    bool aligned = uintptr_t(out) % 64 == 0 && p.width * p.itemsize % 64 == 0;
-    for (const Field& field : memory.fields)
-      aligned &= field.dim * p.itemsize % 64 == 0 && field.column * p.itemsize % 64 == 0;
-    const bool stream = aligned && p.plain && out_bytes > kStreamBytes;
+    const bool aligned = uintptr_t(out) % 64 == 0 && p.max_dim * p.itemsize % 64 == 0;
+    const bool stream = p.plain && aligned && out_bytes > kStreamBytes;
     inside = parallel(threads, p.batch_size, piece_of(p, p.batch_size, threads), size, scratch.data(),
                       [&](int64_t begin, int64_t end, char* mine) {
                         return p.sign ? k.lookup_signed(p, begin, end, out, mine)
@@ -239,7 +249,7 @@ void lookup_backward_weights(const robe_array& array, const robe_batch& batch, v
   threads = threads_for(threads, lookups_of(p), p.max_dim);
   const int64_t size = scratch_bytes(p);
   Workspace scratch(size * threads);
-  bool inside = parallel(threads, p.num_ids, piece_of(p, p.num_ids, threads), size, scratch.data(),
+  bool inside = parallel<true>(threads, p.num_ids, piece_of(p, p.num_ids, threads), size, scratch.data(),
                          [&](int64_t begin, int64_t end, char* mine) {
                            return kernels().grad_weights(p, begin, end, out, mine);
                          });
@@ -254,9 +264,6 @@ void lookup_dot(const robe_array& array, const robe_batch& batch, const void* de
   require(!p.offsets && p.same_dim && p.dtype == ROBE_FLOAT32);
   const int64_t size = scratch_bytes(p);
   threads = threads_for(threads, 2 * lookups_of(p), p.max_dim);
-  const int64_t vectors = p.num_fields + (dense != nullptr), pairs = vectors * (vectors - 1) / 2;
-  const int64_t out_bytes = p.batch_size * 4 * (backward ? p.width : pairs + (dense ? p.max_dim : 0));
-  if (out_bytes >= kHugePage) huge_pages(out, out_bytes);
   Workspace scratch(size * threads);
   const Kernels& k = kernels();
   bool inside = parallel(threads, p.batch_size, piece_of(p, p.batch_size, threads), size, scratch.data(),
@@ -310,7 +317,7 @@ void prepare_source(Job& job, int64_t threads, int64_t scratch_size, char* scrat
   job.rows.reset(new Workspace(std::max(int64_t(1), elements) * (p.dtype == ROBE_FLOAT64 ? 8 : 4)));
   job.source.data = job.rows->data();
   const int64_t count = bags ? p.num_fields * p.batch_size : p.batch_size;
-  parallel(threads, count, piece_of(p, count, threads), scratch_size, scratch,
+  parallel<true>(threads, count, piece_of(p, count, threads), scratch_size, scratch,
            [&](int64_t begin, int64_t end, char* mine) {
              kernels().grad_rows(p, begin, end, job.rows->data(), per_id, mine);
              return true;
@@ -374,7 +381,7 @@ bool route(Job& job, const Buckets& buckets, int64_t scratch_size, char* scratch
 // come out does not depend on them.
 template <class Sink>
 void scatter_copies(const robe_array& array, std::vector<Job>& jobs, int64_t threads, void* in_place, Sink sink) {
-  constexpr int64_t kCopies = 2, kPiece = 4096;
+  constexpr int64_t kCopies = 2, kPiece = 2048;
   const int64_t slots = array.slots, itemsize = array.dtype == ROBE_FLOAT64 ? 8 : 4;
   int64_t scratch_size = 0;
   for (const Job& job : jobs) scratch_size = std::max(scratch_size, scratch_bytes(job.memory.plan));
@@ -447,7 +454,7 @@ void scatter(const robe_array& array, const robe_batch* batches, int64_t num_bat
     memset(memory->data(), 0, sums_size * threads);
   }
   const bool track = sparse && elements < array.slots;
-  parallel(threads, buckets.count, 1, sums_size, memory ? memory->data() : nullptr,
+  parallel<true>(threads, buckets.count, 1, sums_size, memory ? memory->data() : nullptr,
            [&](int64_t bucket, int64_t, char* mine) {
              const int64_t begin = begins[bucket], end = begins[bucket + 1];
              if (begin >= end) return true;
@@ -465,8 +472,6 @@ void scatter(const robe_array& array, const robe_batch* batches, int64_t num_bat
 
 void lookup_backward_array(const robe_array& array, const robe_batch& batch, void* out, int64_t threads) {
   const bool half = array.dtype == ROBE_BFLOAT16 || array.dtype == ROBE_FLOAT16;
-  const int64_t bytes = array.slots * (half ? 2 : array.dtype == ROBE_FLOAT64 ? 8 : 4);
-  if (bytes >= kHugePage) huge_pages(out, bytes);
   scatter(array, &batch, 1, threads, half ? nullptr : out, false,
           [&](const Job* jobs, int64_t begin, int64_t end, char* sums, uint64_t*) {
             if (!half) return;
@@ -506,12 +511,36 @@ int guarded(Call call) {
 }  // namespace
 }  // namespace robe
 
+struct robe_prepared {
+  robe::PlanMemory memory;
+};
+
 int robe_abi(void) { return ROBE_ABI; }
 const char* robe_isa(void) { return robe::kernels().name; }
 
 int robe_lookup(const robe_array* array, const robe_batch* batch, void* out, int64_t threads) {
-  return robe::guarded([&] { robe::lookup(*array, *batch, out, threads); });
+  return robe::guarded([&] {
+    robe::PlanMemory memory;
+    robe::make_plan(*array, *batch, memory);
+    robe::lookup(memory.plan, out, threads);
+  });
 }
+int robe_prepare(const robe_array* array, const robe_batch* batch, robe_prepared** out) {
+  return robe::guarded([&] {
+    std::unique_ptr<robe_prepared> prepared(new robe_prepared());
+    robe::make_plan(*array, *batch, prepared->memory);
+    *out = prepared.release();
+  });
+}
+int robe_lookup_prepared(const robe_prepared* prepared, void* array, const int64_t* ids, int64_t batch_size, void* out,
+                         int64_t threads) {
+  return robe::guarded([&] {
+    robe::Plan p = prepared->memory.plan;  // its tables stay where they are
+    p.array = array, p.ids = ids, p.batch_size = batch_size, p.num_ids = batch_size * p.num_fields;
+    robe::lookup(p, out, threads);
+  });
+}
+void robe_free(robe_prepared* prepared) { delete prepared; }
 int robe_lookup_backward_array(const robe_array* array, const robe_batch* batch, void* grad_array, int64_t threads) {
   return robe::guarded([&] { robe::lookup_backward_array(*array, *batch, grad_array, threads); });
 }

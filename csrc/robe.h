@@ -10,7 +10,7 @@
 #define ROBE_API extern "C" __attribute__((visibility("default")))
 #endif
 
-enum { ROBE_ABI = 1 };  // raised with every change of this file
+enum { ROBE_ABI = 2 };  // raised with every change of this file
 
 enum robe_status { ROBE_OK = 0, ROBE_BAD_ID = 1, ROBE_BAD_OFFSETS = 2, ROBE_BAD_SPEC = 3, ROBE_NO_MEMORY = 4 };
 enum robe_dtype { ROBE_FLOAT32 = 0, ROBE_FLOAT64 = 1, ROBE_BFLOAT16 = 2, ROBE_FLOAT16 = 3 };
@@ -55,11 +55,20 @@ struct robe_update {
   void* state2;                            // second moment
 };
 
+// Fields of one id each and what is computed from them once: for lookups too small to do so every time.
+typedef struct robe_prepared robe_prepared;
+
 ROBE_API int robe_abi(void);
 ROBE_API const char* robe_isa(void);
 
 // out [batch_size, width]: formulas (9) to (11) of docs/robe.md.
 ROBE_API int robe_lookup(const robe_array*, const robe_batch*, void* out, int64_t threads);
+// The same, prepared. Of the array only slots and dtype are read, of the batch what does not change: fields, num_fields,
+// spec and width. Used by any number of threads at once; freed once.
+ROBE_API int robe_prepare(const robe_array*, const robe_batch*, robe_prepared** out);
+ROBE_API int robe_lookup_prepared(const robe_prepared*, void* array, const int64_t* ids, int64_t batch_size, void* out,
+                                  int64_t threads);
+ROBE_API void robe_free(robe_prepared*);
 // grad_array [slots]: formula (12).
 ROBE_API int robe_lookup_backward_array(const robe_array*, const robe_batch*, void* grad_array, int64_t threads);
 // grad_weights [num_ids]: formula (13).

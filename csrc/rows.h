@@ -269,6 +269,21 @@ struct PlainRows {
   // linear_mersenne() from 31-bit halves as in hashing.py, and mod() by a floating-point quotient that is off by at most
   // one: for m >= 4096 it is below 2^49, and its three roundings err by less than 2^-52 of it.
   ROBE_INLINE bool place_vector(int64_t n, int64_t f, int64_t count, int64_t* __restrict starts) const {
+    __m512i value, first;
+    const bool inside = hash(n, f, count, value, first);
+    const __m512i m = _mm512_set1_epi64(modulus.m);
+    _mm512_storeu_si512(starts, first);
+    for (int64_t c = 1; !kOne && c < chunks; c++) {
+      const __mmask8 over_prime = _mm512_cmpge_epu64_mask(value, _mm512_set1_epi64(limit[c]));
+      const __m512i step = _mm512_mask_blend_epi64(over_prime, _mm512_set1_epi64(add[c]), _mm512_set1_epi64(over[c]));
+      const __m512i start = _mm512_add_epi64(first, step);
+      _mm512_storeu_si512(starts + c * kGroup, _mm512_min_epu64(start, _mm512_sub_epi64(start, m)));
+    }
+    return inside;
+  }
+
+  // The hash values below P of rows n to n + count - 1, and the starts of their first chunks.
+  ROBE_INLINE bool hash(int64_t n, int64_t f, int64_t count, __m512i& value, __m512i& first) const {
     const __mmask8 active = __mmask8((1 << count) - 1);
     const __m512i prime = _mm512_set1_epi64(kMersenne61), m = _mm512_set1_epi64(modulus.m);
     const __m512i id = _mm512_maskz_loadu_epi64(active, ids + n);
@@ -281,19 +296,12 @@ struct PlainRows {
     sum = _mm512_add_epi64(sum, _mm512_slli_epi64(_mm512_and_si512(middle, _mm512_set1_epi64(0x3FFFFFFF)), 31));
     sum = _mm512_add_epi64(sum, _mm512_loadu_si512(addends + f));  // below 5 * 2^61 and a little
     sum = _mm512_add_epi64(_mm512_and_si512(sum, prime), _mm512_srli_epi64(sum, 61));
-    const __m512i value = _mm512_min_epu64(sum, _mm512_sub_epi64(sum, prime));
+    value = _mm512_min_epu64(sum, _mm512_sub_epi64(sum, prime));
     const __m512d inverse = _mm512_set1_pd(1.0 / double(modulus.m));
     const __m512i quotient = _mm512_cvttpd_epi64(_mm512_mul_pd(_mm512_cvtepi64_pd(value), inverse));
-    __m512i first = _mm512_sub_epi64(value, _mm512_mullo_epi64(quotient, m));
+    first = _mm512_sub_epi64(value, _mm512_mullo_epi64(quotient, m));
     first = _mm512_min_epu64(first, _mm512_add_epi64(first, m));  // a negative number is a huge unsigned one
     first = _mm512_min_epu64(first, _mm512_sub_epi64(first, m));
-    _mm512_storeu_si512(starts, first);
-    for (int64_t c = 1; !kOne && c < chunks; c++) {
-      const __mmask8 over_prime = _mm512_cmpge_epu64_mask(value, _mm512_set1_epi64(limit[c]));
-      const __m512i step = _mm512_mask_blend_epi64(over_prime, _mm512_set1_epi64(add[c]), _mm512_set1_epi64(over[c]));
-      const __m512i start = _mm512_add_epi64(first, step);
-      _mm512_storeu_si512(starts + c * kGroup, _mm512_min_epu64(start, _mm512_sub_epi64(start, m)));
-    }
     return !_mm512_mask_cmpgt_epu64_mask(active, id, _mm512_loadu_si512(bounds + f));
   }
 #endif

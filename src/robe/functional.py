@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,10 +12,18 @@ from torch import Tensor
 from robe.checks import nearest, require_dtype, require_ndim, require_same_device
 from robe.jagged import Jagged
 from robe.layout import FieldSpec, Layout, Mode
-from robe.ops import Recorder, lookup, lookup_dot
+from robe.ops import Prepared, Recorder, lookup, lookup_dot
 
 ARRAY_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MODES = {mode.name.lower(): mode for mode in Mode}
+
+
+class Recording(Protocol):
+    """An array whose gradients an optimizer may record."""
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Where to, while there is such an optimizer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +34,8 @@ class Fields:
     hash_spec: list[int]
     width: int  # sum of the fields' dims
     num_slots: int
-    recorder: Recorder | None = None  # takes what gradients are made of, for an optimizer of robe.optim
+    owner: Recording | None = None  # of the array
+    _prepared: list[Prepared] = field(default_factory=list, init=False, repr=False)
 
     @staticmethod
     def of(
@@ -57,6 +67,17 @@ class Fields:
     def num_fields(self) -> int:
         """F."""
         return self.specs.shape[0]
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Takes what gradients are made of, for an optimizer of ``robe.optim``; None without one."""
+        return None if self.owner is None else self.owner.recorder
+
+    def prepared(self, array: Tensor) -> Prepared:
+        """What the compiled kernels know of these fields, made once."""
+        if not self._prepared or not self._prepared[0].fits(self.specs, array):
+            self._prepared[:] = [Prepared(self.specs, self.hash_spec, self.width, array.shape[0], array.dtype)]
+        return self._prepared[0]
 
 
 def field_tensor(rows: Sequence[FieldSpec], device: torch.device | str = "cpu") -> Tensor:
@@ -96,11 +117,19 @@ def robe_lookup(ids: Tensor | Jagged, array: Tensor, fields: Fields, mode: str =
         require_same_device("ids", ids.values, "array", array)
         weights = _check_weights(ids.weights, kind, array)
         return _call(array, ids.values, ids.offsets, weights, fields, kind)
-    require_dtype("ids", ids, torch.int64, torch.int32)
-    if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
-        raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
-    require_same_device("ids", ids, "array", array)
-    return _call(array, ids.to(torch.int64), None, None, fields, Mode.SUM)
+    ids = _check_ids(ids, fields, array)
+    return lookup(
+        array,
+        ids,
+        None,
+        None,
+        fields.specs,
+        fields.hash_spec,
+        fields.width,
+        Mode.SUM,
+        fields.recorder,
+        fields.prepared,
+    )
 
 
 def robe_lookup_dot(ids: Tensor, dense: Tensor | None, array: Tensor, fields: Fields) -> Tensor:
@@ -119,11 +148,8 @@ def robe_lookup_dot(ids: Tensor, dense: Tensor | None, array: Tensor, fields: Fi
     Raises:
         TypeError, ValueError, IndexError: as ``robe_lookup``, or the fields differ in dim.
     """
-    require_dtype("ids", ids, torch.int64, torch.int32)
-    if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
-        raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
     _check_array(array, fields.num_slots)
-    require_same_device("ids", ids, "array", array)
+    ids = _check_ids(ids, fields, array)
     dim, rest = divmod(fields.width, fields.num_fields)
     if rest:
         raise ValueError(f"fields: expected {fields.num_fields} fields of one dim, got {fields.width} columns in all")
@@ -132,7 +158,6 @@ def robe_lookup_dot(ids: Tensor, dense: Tensor | None, array: Tensor, fields: Fi
         require_same_device("dense", dense, "array", array)
         if dense.shape != (ids.shape[0], dim):
             raise ValueError(f"dense: expected shape {(ids.shape[0], dim)}, got {tuple(dense.shape)}")
-    ids = ids.to(torch.int64)
     return lookup_dot(array, dense, ids, fields.specs, fields.hash_spec, fields.width, recorder=fields.recorder)
 
 
@@ -230,9 +255,22 @@ def _bag_ends(input: Tensor, offsets: Tensor | None, include_last_offset: bool) 
     return torch.cat([ends, ends.new_full((1,), input.numel())])
 
 
+def _check_ids(ids: Tensor, fields: Fields, array: Tensor) -> Tensor:
+    """Ids [B, F] as int64."""
+    if ids.dtype != torch.int64:
+        require_dtype("ids", ids, torch.int64, torch.int32)
+        ids = ids.to(torch.int64)
+    if ids.dim() != 2 or ids.shape[1] != fields.num_fields:
+        raise ValueError(f"ids: expected shape [B, {fields.num_fields}], got {tuple(ids.shape)}")
+    if ids.device != array.device:
+        require_same_device("ids", ids, "array", array)
+    return ids
+
+
 def _check_array(array: Tensor, num_slots: int) -> None:
-    require_dtype("array", array, *ARRAY_DTYPES)
-    if array.shape != (num_slots,):
+    if array.dtype not in ARRAY_DTYPES:
+        require_dtype("array", array, *ARRAY_DTYPES)
+    if array.dim() != 1 or array.shape[0] != num_slots:
         raise ValueError(f"array: expected shape [{num_slots}] as in the layout, got {tuple(array.shape)}")
 
 

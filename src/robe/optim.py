@@ -79,9 +79,10 @@ class _ArrayOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops what backward passes recorded since the last step, and ``array.grad``."""
-        for recorder in self._recorders.values():
+        for array, recorder in self._recorders.items():
             recorder.records.clear()
-        super().zero_grad(set_to_none)
+            if array.grad is not None:
+                array.grad = None if set_to_none else array.grad.detach().zero_()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step from all that backward passes recorded since the last.

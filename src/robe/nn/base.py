@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +94,9 @@ class RobeModule(DescribedModule):
     @property
     def array(self) -> nn.Parameter:
         """The parameter M, [m]."""
-        return self.shared.array
+        # Past nn.Module's attribute lookup, which costs as much as a small embedding.
+        array = cast(RobeArray, self._modules["shared"])._parameters.get("array")
+        return self.shared.array if array is None else array
 
     def reset_parameters(self) -> None:
         """Draws the array anew; embeddings that share it change with it."""
@@ -128,15 +129,19 @@ class RobeModule(DescribedModule):
         """The layout and hash."""
         return self.layout.to_dict()
 
-    def _ready(self) -> Fields:
-        if self.fields.device != self.array.device:  # load_state_dict(assign=True) onto a meta module
-            self.fields = field_tensor(self._field_specs, self.array.device)
-        ready, specs = self._fields, self.fields
-        if ready is None or ready.specs is not specs:
-            ready = self._fields = Fields(specs, self._hash_spec, self._width, self.layout.num_slots)
-        recorder = self.shared.recorder
-        # An optimizer's recorder is never kept here, where it would outlive the optimizer.
-        return ready if recorder is None else replace(ready, recorder=recorder)
+    def _ready(self, array: Tensor) -> Fields:
+        """The fields for a lookup in ``array``, the parameter."""
+        specs, ready, shared = self._buffers["fields"], self._fields, cast(RobeArray, self._modules["shared"])
+        if specs is None or specs.device != array.device:  # load_state_dict(assign=True) onto a meta module
+            self.fields = specs = field_tensor(self._field_specs, array.device)
+        if ready is None or ready.specs is not specs or ready.owner is not shared:
+            ready = Fields(specs, self._hash_spec, self._width, self.layout.num_slots, shared)
+            self._fields = ready
+        return ready
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make their own fields."""
+        return {**self.__dict__, "_fields": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RobeModule:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

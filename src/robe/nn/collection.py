@@ -117,7 +117,8 @@ class RobeEmbeddingCollection(RobeModule):
         Raises:
             IndexError: an id is outside its table.
         """
-        flat = robe_lookup(ids, self.array, self._ready(), self.mode)
+        array = self.array
+        flat = robe_lookup(ids, array, self._ready(array), self.mode)
         if self.embedding_dim is None:
             return flat
         return flat.view(flat.shape[0], self.num_fields, self.embedding_dim)
@@ -144,7 +145,8 @@ class RobeEmbeddingCollection(RobeModule):
         """
         if self.embedding_dim is None:
             raise ValueError("dot: expected fields of one common embedding_dim")
-        return robe_lookup_dot(ids, dense, self.array, self._ready())
+        array = self.array
+        return robe_lookup_dot(ids, dense, array, self._ready(array))
 
     def extra_repr(self) -> str:
         """Number of tables and fields, size, Z and hash."""

@@ -106,7 +106,8 @@ class RobeEmbedding(RobeModule):
         Raises:
             IndexError: an id is outside the table.
         """
-        return robe_embedding(input, self.array, self._ready())
+        array = self.array
+        return robe_embedding(input, array, self._ready(array))
 
     def extra_repr(self) -> str:
         """Shape, padding, size, Z and hash."""
@@ -206,10 +207,11 @@ class RobeEmbeddingBag(RobeModule):
             IndexError: an id is outside the table.
             ValueError: ``input`` and ``offsets`` do not fit together.
         """
+        array = self.array
         return robe_embedding_bag(
             input,
-            self.array,
-            self._ready(),
+            array,
+            self._ready(array),
             offsets,
             mode=self.mode,
             per_sample_weights=per_sample_weights,

@@ -12,6 +12,7 @@ from robe.ops import native as native
 from robe.ops import reference as reference
 from robe.ops.calls import lookup as lookup
 from robe.ops.calls import lookup_dot as lookup_dot
+from robe.ops.prepared import Prepared as Prepared
 from robe.ops.recording import Record as Record
 from robe.ops.recording import Recorder as Recorder
 

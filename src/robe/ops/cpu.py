@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robe.checks import require_dtype
 from robe.layout import Mode
+from robe.ops import buffers
 from robe.ops.contract import dot_width
 from robe.ops.native import Call
 
@@ -24,7 +25,7 @@ def lookup(
     """Embeddings of all fields, [B, W]."""
     array = array.contiguous()
     call = Call(array, ids, offsets, weights, fields, spec, width, mode)
-    out = array.new_empty(call.batch.batch_size, width)
+    out = buffers.empty((call.batch.batch_size, width), array.dtype)
     call.run("robe_lookup", out.data_ptr())
     return out
 
@@ -42,7 +43,7 @@ def lookup_backward_array(
     """Gradient of the array, [m]."""
     array = array.contiguous()
     call = Call(array, ids, offsets, weights, fields, spec, grad.shape[1], mode, grad)
-    out = torch.empty_like(array)
+    out = buffers.empty(tuple(array.shape), array.dtype)
     call.run("robe_lookup_backward_array", out.data_ptr())
     return out
 
@@ -70,7 +71,7 @@ def lookup_dot(array: Tensor, dense: Tensor | None, ids: Tensor, fields: Tensor,
     _require_float32(array, dense)
     array, dense = array.contiguous(), None if dense is None else dense.contiguous()
     call = Call(array, ids, None, None, fields, spec, width, Mode.SUM)
-    out = array.new_empty(ids.shape[0], dot_width(dense, fields, width))
+    out = buffers.empty((ids.shape[0], dot_width(dense, fields, width)), array.dtype)
     call.run("robe_lookup_dot", None if dense is None else dense.data_ptr(), out.data_ptr())
     return out
 
@@ -83,7 +84,7 @@ def lookup_dot_backward(
     array, dense = array.contiguous(), None if dense is None else dense.contiguous()
     call = Call(array, ids, None, None, fields, spec, width, Mode.SUM, grad)
     grad_dense = array.new_empty(0) if dense is None else torch.empty_like(dense)
-    rows = array.new_empty(ids.shape[0], width)
+    rows = buffers.empty((ids.shape[0], width), array.dtype)
     call.run(
         "robe_lookup_dot_backward",
         None if dense is None else dense.data_ptr(),

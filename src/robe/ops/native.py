@@ -14,7 +14,7 @@ import os
 import sys
 from ctypes import c_char_p, c_double, c_int, c_int64, c_void_p
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -22,9 +22,11 @@ from torch import Tensor
 from robe.checks import nearest
 from robe.layout import FieldSpec
 from robe.ops.bags import batch_size, check_ids
-from robe.ops.recording import Record
 
-ABI = 1
+if TYPE_CHECKING:
+    from robe.ops.recording import Record
+
+ABI = 2
 OK, BAD_ID, BAD_OFFSETS, BAD_SPEC, NO_MEMORY = range(5)
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 CHOICES = ("auto", "native", "reference")
@@ -63,6 +65,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "robe_lookup_dot": [c_void_p, c_void_p, c_int64],
     "robe_lookup_dot_backward": [c_void_p, c_void_p, c_void_p, c_int64],
     "robe_step": [c_int64, c_void_p, c_int64],
+    "robe_prepare": [c_void_p],
 }
 
 
@@ -94,6 +97,8 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
     for name, tail in SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = [c_void_p, c_void_p, *tail], c_int
+    library.robe_lookup_prepared.argtypes = [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64]
+    library.robe_free.argtypes, library.robe_free.restype = [c_void_p], None
     library.robe_huge_pages.argtypes, library.robe_huge_pages.restype = [c_void_p, c_int64], None
     return library, f"compiled kernels, {library.robe_isa().decode()}"
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from robe.layout import Mode
+from robe.ops import straight
+from robe.ops.prepared import MakePrepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +78,11 @@ class RecordedLookup(torch.autograd.Function):
         spec: list[int],
         width: int,
         mode: int,
+        prepared: MakePrepared | None,
     ) -> Tensor:
         ctx.save_for_backward(array, ids, offsets, weights, fields)
         ctx.recorder, ctx.spec, ctx.mode = recorder, spec, mode
-        out: Tensor = torch.ops.robe.lookup(array, ids, offsets, weights, fields, spec, width, mode)
-        return out
+        return straight.lookup(array, ids, offsets, weights, fields, spec, width, mode, prepared)
 
     @staticmethod
     @once_differentiable
@@ -90,7 +92,7 @@ class RecordedLookup(torch.autograd.Function):
         grad_weights = None
         if ctx.needs_input_grad[4]:
             grad_weights = torch.ops.robe.lookup_backward_weights(grad, array, ids, offsets, weights, fields, ctx.spec)
-        return None, None, None, None, grad_weights, None, None, None, None
+        return None, None, None, None, grad_weights, None, None, None, None, None
 
 
 class RecordedLookupDot(torch.autograd.Function):
@@ -109,8 +111,7 @@ class RecordedLookupDot(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(array, dense, ids, fields)
         ctx.recorder, ctx.spec, ctx.width = recorder, spec, width
-        out: Tensor = torch.ops.robe.lookup_dot(array, dense, ids, fields, spec, width)
-        return out
+        return straight.lookup_dot(array, dense, ids, fields, spec, width)
 
     @staticmethod
     @once_differentiable
