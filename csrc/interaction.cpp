@@ -4,6 +4,10 @@
 
 #include "rows.h"
 
+#if defined(__AVX512F__)
+#include "interaction_avx512.h"
+#endif
+
 #define ROBE_JOIN_(a, b) a##b
 #define ROBE_JOIN(a, b) ROBE_JOIN_(a, b)
 
@@ -67,22 +71,29 @@ inline void transpose(const float* from, int64_t from_stride, int64_t count, int
 #endif
 }
 
+inline void copy_floats(float* to, const float* from, int64_t n) {  // faster than a call for a few vectors
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(to + i, load(from + i));
+  for (; i < n; i++) to[i] = from[i];
+}
+
 // Calls consume(b, rows) with the vectors of each sample, [G, padded D].
-template <class Consume>
-inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const float* dense, float* rows, char* scratch,
-                            Consume consume) {
+// kOneVector: rows are segments of one vector each.
+template <bool kOneVector, class Consume>
+inline bool for_each_sample_as(const Plan& p, int64_t begin, int64_t end, const float* dense, float* rows, char* scratch,
+                               Consume consume) {
   const int64_t dim = p.max_dim, stride = padded(dim), extra = dense != nullptr, num_fields = p.num_fields;
   int64_t f = 0, b = begin;
   auto next = [&] {
     if (++f < num_fields) return;
-    if (dense) memcpy(rows, dense + b * dim, dim * 4);
+    if (dense) copy_floats(rows, dense + b * dim, dim);
     consume(b, rows);
     f = 0, b++;
   };
   if (p.plain && p.uniform && p.segment % kLanes == 0 && !p.sign) {
-    const int64_t segment = p.segment, chunks = p.max_chunks, limit = p.slots_hashed;
+    const int64_t segment = kOneVector ? kLanes : p.segment, chunks = kOneVector ? 1 : p.max_chunks, limit = p.slots_hashed;
     const float* array = (const float*)p.array;
-    return for_each_plain<false, 0, true>(
+    return for_each_plain<kOneVector, kOneVector ? int(kLanes) * 4 : 0, true>(
         p, begin * num_fields, end * num_fields, p.array, 4, scratch, [&](int64_t, const int64_t* starts) {
           float* to = rows + (f + extra) * stride;
           for (int64_t c = 0; c < chunks; c++, to += segment) {
@@ -104,6 +115,14 @@ inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const flo
                                   });
 }
 
+template <class Consume>
+inline bool for_each_sample(const Plan& p, int64_t begin, int64_t end, const float* dense, float* rows, char* scratch,
+                            Consume consume) {
+  return p.max_chunks == 1 && p.segment == kLanes
+             ? for_each_sample_as<true>(p, begin, end, dense, rows, scratch, consume)
+             : for_each_sample_as<false>(p, begin, end, dense, rows, scratch, consume);
+}
+
 }  // namespace
 
 bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t end, const void* dense, void* out, char* scratch) {
@@ -116,6 +135,16 @@ bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t end, const 
   memset(rows, 0, padded(count) * stride * 4);
   memset(transposed, 0, stride * wide * 4);
   auto consume = [&](int64_t b, const float* sample) {
+#if defined(__AVX512F__)
+    if (count <= kMostVectors) {
+      float* to = (float*)out + b * row_out;
+      prefetch_store(to, row_out * 4);
+      multiply_pairs(sample, stride, count, dim, transposed, products);
+      if (dense) copy_floats(to, sample, dim);
+      memcpy(to + extra * dim, products, pairs * 4);  // whole lines, which stores of products would split
+      return;
+    }
+#endif
     transpose(sample, stride, count, dim, transposed, wide);
     float* to = (float*)out + b * row_out;
     if (dense) memcpy(to, sample, dim * 4);
@@ -127,6 +156,7 @@ bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t end, const 
         for (int64_t j = 0; j < r; j += kLanes) store(next + j, load(square + (r - i) * wide + j));
       }
     }
+    prefetch_store(to, row_out * 4);
     if (pairs) memcpy(to + extra * dim, products, pairs * 4);
   };
   return for_each_sample(p, begin, end, (const float*)dense, rows, scratch, consume);
@@ -144,6 +174,26 @@ bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t en
   auto consume = [&](int64_t b, const float* sample) {
     const float* from = (const float*)p.grad + b * row_out;
     const float* pair = from + extra * dim;
+    prefetch_load(from, row_out * 4);
+#if defined(__AVX512F__)
+    if (count <= kMostVectors) {
+      float *to_dense = (float*)grad_dense + b * dim, *to_rows = (float*)grad_rows + b * p.width;
+      make_symmetric(pair, count, symmetric);
+      prefetch_store(to_rows, p.width * 4);
+      for (int64_t i = 0; i < count; i += 8) {
+        multiply_square(symmetric, sample, stride, count, dim, i,
+                        [&](int64_t g, int64_t d, __mmask16 lanes, __m512 values) ROBE_INLINE_LAMBDA {
+                          if (g < extra) {
+                            values = _mm512_add_ps(values, _mm512_maskz_loadu_ps(lanes, from + d));
+                            _mm512_mask_storeu_ps(to_dense + d, lanes, values);
+                          } else {
+                            _mm512_mask_storeu_ps(to_rows + (g - extra) * dim + d, lanes, values);
+                          }
+                        });
+      }
+      return;
+    }
+#endif
     for (int64_t i = 1; i < count; i++) {
       for (int64_t j = 0; j < i; j++) symmetric[i * wide + j] = symmetric[j * wide + i] = *pair++;
     }
@@ -155,6 +205,7 @@ bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t en
       float* to = (float*)grad_dense + b * dim;
       for (int64_t d = 0; d < dim; d++) to[d] = result[d] + from[d];
     }
+    prefetch_store((float*)grad_rows + b * p.width, p.width * 4);
     for (int64_t f = 0; f < p.num_fields; f++)
       memcpy((float*)grad_rows + b * p.width + p.fields[f].column, result + (f + extra) * stride, dim * 4);
   };

@@ -129,6 +129,7 @@ ROBE_NOINLINE bool lookup_plain(const Plan& p, int64_t begin, int64_t end, void*
       }
 #endif
     } else {
+      if (!kStream) prefetch_store(to, bytes);
       copy_row<kSegment>(array, starts, kGroup, size, chunks, segment, bytes, limit, kStream ? staged.next() : to);
     }
     to += bytes;
@@ -155,6 +156,7 @@ ROBE_NOINLINE bool lookup_slots(const Plan& p, int64_t begin, int64_t end, void*
     alignas(64) int64_t values[kGroup], firsts[kGroup];
     __m512i value, first;
     inside &= rows.hash(n, field, count, value, first);
+    prefetch_load(p.ids + n, kGroup * 8);
     _mm512_store_si512(values, value);
     _mm512_store_si512(firsts, first);
     for (field += kGroup; field >= num_fields;) field -= num_fields;
@@ -170,6 +172,7 @@ ROBE_NOINLINE bool lookup_slots(const Plan& p, int64_t begin, int64_t end, void*
         if (kStream && dim % 16 == 0) {
           _mm512_stream_ps(to + c, gathered);
         } else {
+          prefetch_store(to + c, 64);
           _mm512_mask_storeu_ps(to + c, dim - c >= 16 ? 0xFFFF : __mmask16((1 << (dim - c)) - 1), gathered);
         }
       }
@@ -568,6 +571,7 @@ ROBE_NOINLINE bool add_rows_plain(const Plan& p, int64_t begin, int64_t end, int
   const int64_t limit = p.slots_hashed, whole_end = smaller(slot_end, limit);
   const T* grad = (const T*)p.grad + begin * p.num_fields * dim;
   auto consume = [&](int64_t, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    prefetch_load(grad, dim * int64_t(sizeof(T)));
     for (int64_t c = 0, done = 0; c < chunks; c++, done += segment) {
       const int64_t start = starts[c * kGroup], length = kSegment ? kSegment : smaller(segment, dim - done);
       const T* __restrict from = grad + done;

@@ -14,6 +14,10 @@
 #include <omp.h>
 #endif
 
+#if defined(__linux__)
+#include <unistd.h>
+#endif
+
 #include "plan.h"
 #include "workspace.h"
 
@@ -43,9 +47,15 @@ const Kernels& kernels() {
   return chosen;
 }
 
-// Outputs from here on are written around the cache: they would push the array out of it. The size of the last level is no
-// guide, as virtual machines report all of a cache that they share.
-constexpr int64_t kStreamBytes = 8 << 20;
+// Larger outputs are written around the cache. Whoever reads a smaller one next finds it there.
+int64_t stream_bytes() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  static const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE) / 2;
+  return bytes > 0 ? bytes : 8 << 20;
+#else
+  return 8 << 20;
+#endif
+}
 
 void require(bool condition, robe_status status = ROBE_BAD_SPEC) {
   if (!condition) throw BadCall{status};
@@ -231,7 +241,7 @@ void lookup(const Plan& p, void* out, int64_t threads) {
                       [&](int64_t begin, int64_t end, char* mine) { return k.lookup_bags(p, begin, end, out, mine); });
   } else {
     const bool aligned = uintptr_t(out) % 64 == 0 && p.max_dim * p.itemsize % 64 == 0;
-    const bool stream = p.plain && aligned && out_bytes > kStreamBytes;
+    const bool stream = p.plain && aligned && out_bytes > stream_bytes();
     inside = parallel(threads, p.batch_size, piece_of(p, p.batch_size, threads), size, scratch.data(),
                       [&](int64_t begin, int64_t end, char* mine) {
                         return p.sign ? k.lookup_signed(p, begin, end, out, mine)

@@ -10,6 +10,9 @@
 #include <immintrin.h>
 #endif
 
+#define ROBE_INLINE inline __attribute__((always_inline))
+#define ROBE_INLINE_LAMBDA __attribute__((always_inline))
+
 namespace robe {
 namespace {  // internal linkage: see hash.h
 
@@ -110,10 +113,16 @@ inline void narrow_to(const Accumulator<T>* from, int64_t n, T* to) {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-constexpr int64_t kSkipped = -1;  // in place of a first start: a row of zeros
+// Asks for the lines of what is written or read in order well before its turn: processors do so by themselves only up to
+// the end of a page. May go beyond the end of the buffer: a prefetch never faults.
+ROBE_INLINE void prefetch_store(const void* to, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)to + 1536 + i, 1);
+}
+ROBE_INLINE void prefetch_load(const void* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)from + 1536 + i);
+}
 
-#define ROBE_INLINE inline __attribute__((always_inline))
-#define ROBE_INLINE_LAMBDA __attribute__((always_inline))
+constexpr int64_t kSkipped = -1;  // in place of a first start: a row of zeros
 
 // The first slot of every chunk of a row: formulas (1) to (8). False where the id is outside its table; the row is then
 // skipped, so that nothing outside the array is ever read.
@@ -326,6 +335,7 @@ ROBE_INLINE bool for_each_plain(const Plan& p, int64_t begin, int64_t end, const
   bool inside = true;
   auto place = [&](int64_t g) ROBE_INLINE_LAMBDA {
     if (g >= all_groups) return;
+    prefetch_load(rows.ids + begin + g * kGroup, kGroup * 8);
     inside &= rows.place(begin + g * kGroup, field, g < groups ? kGroup : rest, ring + (g & mask) * stride);
     for (field += kGroup; field >= num_fields;) field -= num_fields;
   };
