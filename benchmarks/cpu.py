@@ -73,6 +73,15 @@ class Case:
     def collection(self) -> robe.RobeEmbeddingCollection:
         return robe.RobeEmbeddingCollection(tables(), num_slots=self.slots, block_size=self.block)
 
+    def positions(self) -> list[Tensor]:
+        """Where the rows of every batch begin, int64 [B, 26], moved back where they would wrap."""
+        return [
+            torch.stack([self.layout.slots(i, ids[:, i])[:, 0] for i in range(26)], 1)
+            .clamp_(max=self.slots - DIM)
+            .contiguous()
+            for ids in self.ids
+        ]
+
     def array(self) -> Tensor:
         """The array, after checking that the kernels agree with the reference on it."""
         array, fields = self.collection().array.detach(), Fields.of(self.layout)
@@ -99,14 +108,10 @@ def bags(columns: list[Tensor]) -> list[Tensor]:
 
 
 def lookup_cases(case: Case) -> Iterator[Alternatives]:
-    fields, array = Fields.of(case.layout), case.array()
-    columns = [columns_of(ids) for ids in case.ids]
-    positions = [
-        torch.stack([case.layout.slots(i, column)[:, 0] for i, column in enumerate(each)], 1)
-        .clamp_(max=case.slots - DIM)
-        .contiguous()
-        for each in columns
-    ]
+    case.array()
+    collection = case.collection()
+    array = collection.array.detach()
+    columns, positions = [columns_of(ids) for ids in case.ids], case.positions()
     out = torch.empty(case.batch, 26 * DIM)
     base = torch.tensor([0, *ROWS[:-1]]).cumsum(0)
     one_table = torch.randn(sum(ROWS), DIM)
@@ -114,10 +119,9 @@ def lookup_cases(case: Case) -> Iterator[Alternatives]:
         yield {
             "26 EmbeddingBags": case.turns(bags, columns),
             "one F.embedding": case.turns(lambda ids: nn.functional.embedding(ids + base, one_table)),
-            "robe": case.turns(
-                lambda ids: op.lookup(array, ids, None, None, fields.specs, fields.hash_spec, fields.width, 0)
-            ),
+            "robe": case.turns(collection),
             "limit: random gather": case.turns(lambda at: case.limits.gather(array, at, out), positions),
+            "limit: streaming gather": case.turns(lambda at: case.limits.gather(array, at, out, True), positions),
             "limit: fill": lambda: case.limits.fill(out),
         }
 
@@ -180,11 +184,13 @@ def fbgemm(case: Case, grad: Tensor) -> Callable[[], None] | None:
 
 
 def backward_cases(case: Case) -> Iterator[Alternatives]:
-    """The backward, and the fastest one at hand that is not deterministic on several threads, given the slots."""
+    """The backward, and faster ones that are not deterministic: given the slots, and with threads that race."""
     fields, array = Fields.of(case.layout), case.array()
     grad = torch.randn(case.batch, 26 * DIM)
     slots = [torch.cat([case.layout.slots(i, ids[:, i]) for i in range(26)], 1).reshape(-1) for ids in case.ids]
+    racing = torch.empty(case.slots)
     yield {
+        "limit: racing threads": case.turns(lambda at: case.limits.race(grad, at, racing), case.positions()),
         "scatter_add_ of known slots": case.turns(
             lambda at: torch.zeros(case.slots).scatter_add_(0, at, grad.reshape(-1)), slots
         ),
@@ -281,6 +287,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, nargs="+", default=[16])
     parser.add_argument("--skew", choices=["uniform", "zipf"], default="uniform")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--repeat", type=int, default=1, help="calls in a row of each alternative, of which one counts")
     parser.add_argument("--turns", type=int, default=12, help="batches that take turns")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
@@ -300,7 +307,7 @@ def main() -> None:
                     where = {"case": name, "batch": batch, "slots": slots, "block": block, "skew": options.skew}
                     ids = [draw_ids(batch, options.skew, i) for i in range(options.turns)]
                     for alternatives in CASES[name](Case(batch, slots, block, ids, limits)):
-                        seconds = interleave(alternatives, options.rounds, options.clock)
+                        seconds = interleave(alternatives, options.rounds, options.clock, options.repeat)
                         records += summary(seconds, next(iter(alternatives)), where)
     report(records, facts, options.json)
 

@@ -22,6 +22,7 @@ def build() -> ctypes.CDLL:
     library = ctypes.CDLL(str(target))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.gather.argtypes = [pointer, pointer, number, pointer, ctypes.c_int, ctypes.c_int]
+    library.race.argtypes = [pointer, pointer, number, pointer, number, ctypes.c_int]
     library.fill.argtypes = [pointer, number, ctypes.c_int]
     return library
 
@@ -32,15 +33,21 @@ class Limits:
     def __init__(self) -> None:
         self.library = build()
 
-    def gather(self, array: Tensor, positions: Tensor, out: Tensor) -> None:
-        """``out[r] = array[positions[r] : positions[r] + 16]``; around the cache for large outputs."""
+    def gather(self, array: Tensor, positions: Tensor, out: Tensor, stream: bool = False) -> None:
+        """``out[r] = array[positions[r] : positions[r] + 16]``; with ``stream`` around the cache."""
         self.library.gather(
             array.data_ptr(),
             positions.data_ptr(),
             positions.numel(),
             out.data_ptr(),
-            int(out.nbytes > 2**24),
+            int(stream),
             torch.get_num_threads(),
+        )
+
+    def race(self, grad: Tensor, positions: Tensor, out: Tensor) -> None:
+        """``out[positions[r] : positions[r] + 16] += grad[r]`` from zero, by threads that race."""
+        self.library.race(
+            grad.data_ptr(), positions.data_ptr(), positions.numel(), out.data_ptr(), len(out), torch.get_num_threads()
         )
 
     def fill(self, out: Tensor) -> None:

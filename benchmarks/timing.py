@@ -17,18 +17,24 @@ import torch
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
-def interleave(alternatives: dict[str, Callable[[], Any]], rounds: int, clock: str = "wall") -> dict[str, list[float]]:
+def interleave(
+    alternatives: dict[str, Callable[[], Any]], rounds: int, clock: str = "wall", repeat: int = 1
+) -> dict[str, list[float]]:
     """Seconds of every alternative in every round, after two rounds of warming up.
 
     Args:
         alternatives: what to time, by name.
         rounds: that count.
         clock: "wall", or "cpu" for the time of one thread on a machine that is busy with other work.
+        repeat: calls of an alternative in a row, of which the last counts: with 1 it finds the caches as another
+            alternative left them, with more as it does in a loop of its own.
     """
     now = CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for i in range(rounds + 2):
         for name, run in alternatives.items():
+            for _ in range(repeat - 1):
+                run()
             start = now()
             run()
             if i >= 2:
