@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 from torch import nn
 
+import robe.optim
 from robe.hashing import MixedHash, ReleasedHash, UniversalHash
 from robe.layout import Table
 from robe.models import DLRM
@@ -112,12 +113,14 @@ def build_model(config: RunConfig, schema: Schema) -> DLRM:
 
 
 def build_optimizers(config: TrainConfig, model: nn.Module, embedding: nn.Module) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two where the embedding has sparse gradients under Adam."""
+    """One optimizer, or two where a ROBE array has a fused one or the embedding sparse gradients."""
     embedding_lr = config.embedding_learning_rate or config.learning_rate
     tables = list(embedding.parameters())
     known = {id(parameter) for parameter in tables}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
     groups = [{"params": rest, "lr": config.learning_rate}]
+    if isinstance(embedding, RobeEmbeddingCollection):
+        return [_dense(config, groups), _fused(config, embedding, embedding_lr)]
     if config.sparse_gradients is True:
         return [_dense(config, groups), _sparse(config, tables, embedding_lr)]
     return [_dense(config, [*groups, {"params": tables, "lr": embedding_lr}])]
@@ -130,6 +133,15 @@ def _dense(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Opt
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, weight_decay=decay, fused=True)
     return torch.optim.Adagrad(groups, weight_decay=decay)
+
+
+def _fused(config: TrainConfig, embedding: nn.Module, lr: float) -> torch.optim.Optimizer:
+    decay = config.weight_decay
+    if config.optimizer == "adam":
+        return robe.optim.Adam(embedding, lr=lr, weight_decay=decay)
+    if config.optimizer == "sgd":
+        return robe.optim.SGD(embedding, lr=lr, weight_decay=decay)
+    return robe.optim.Adagrad(embedding, lr=lr, weight_decay=decay)
 
 
 def _sparse(config: TrainConfig, tables: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
