@@ -46,7 +46,7 @@ sanitize: .venv/dev.done  ## Run the kernels' tests under the address and undefi
 	cmake -S . -B build/sanitize -DROBE_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitize --parallel
 	ROBE_LIBRARY=$(CURDIR)/build/sanitize/_kernels.so LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 $(BIN)/pytest tests/ops tests/optim -p no:cacheprovider
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 $(BIN)/pytest tests/ops tests/optim -p no:cacheprovider -s
 
 valgrind: .venv/dev.done  ## Run a small set of lookups under valgrind; errors outside the kernels are Python's
 	mkdir -p build

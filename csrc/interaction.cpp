@@ -141,7 +141,8 @@ bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t end, const 
       prefetch_store(to, row_out * 4);
       multiply_pairs(sample, stride, count, dim, transposed, products);
       if (dense) copy_floats(to, sample, dim);
-      memcpy(to + extra * dim, products, pairs * 4);  // whole lines, which stores of products would split
+      // Whole lines, which stores of products would split.
+      if (pairs) memcpy(to + extra * dim, products, pairs * 4);
       return;
     }
 #endif

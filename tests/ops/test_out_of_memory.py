@@ -1,5 +1,6 @@
 """Working memory that cannot be had is an error, and nothing has changed then."""
 
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from robe.ops import native
 pytestmark = [
     pytest.mark.skipif(native.library is None, reason=f"compiled kernels are not there: {native.reason}"),
     pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does"),
+    pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="the address sanitizer needs the address space itself"),
 ]
 
 SCRIPT = """

@@ -18,6 +18,8 @@ for dim, z in ((16, 16), (16, 4), (7, 3), (16, 1), (4, 16)):
             coll(robe.Jagged.from_lists([[[1, 2, 3], []], [[], [-5]]])).sum().backward()
         if dtype == torch.float32:
             coll.dot(ids, torch.rand(9, dim)).sum().backward()
-            for optimizer in (robe.optim.SGD(coll, 0.1), robe.optim.Adagrad(coll, 0.1), robe.optim.Adam(coll, 0.1)):
-                coll(ids).sum().backward()
-                optimizer.step()
+            for make in (robe.optim.SGD, robe.optim.Adagrad, robe.optim.Adam):
+                optimizer = make(coll, 0.1)
+                for rows in (9, 200):  # fewer elements than slots, and many more
+                    coll(torch.randint(0, 50, (rows, 2))).sum().backward()
+                    optimizer.step()
