@@ -26,5 +26,7 @@ def test_every_kernel_compiles(capability, tmp_path):
         "lookup_kernel", "lookup_bags_kernel", "backward_kernel", "backward_bags_kernel", "backward_weights_kernel",
         "sum_kernel", "dot_kernel", "dot_backward_kernel", "sgd_kernel", "adagrad_kernel", "adam_kernel",
     }  # fmt: skip
-    spilled = [line for line in done.stdout.splitlines() if int(re.search(r"STACK:(\d+)|$", line)[1] or 0) > 64]
+    # Kernels whose speed matters keep what they work with in registers.
+    hot = [line for line in done.stdout.splitlines() if line.startswith(("lookup_kernel", "backward_kernel", "dot_"))]
+    spilled = [line for line in hot if int(re.search(r"STACK:(\d+)", line)[1]) > 32]
     assert not spilled, "registers in memory:\n" + "\n".join(spilled)
