@@ -125,7 +125,7 @@ class RobeEmbeddingCollection(RobeModule):
     def fuses_dot(self, ids: Tensor | Jagged, dense: Tensor | None = None) -> bool:
         """Whether ``dot(ids, dense)`` has a kernel of its own: one id per field, one dim, float32 on CPU.
 
-        On CUDA also bfloat16 and float16, and up to 128 vectors per sample.
+        On CUDA also bfloat16 and float16, and up to 64 vectors per sample.
         """
         groups = self.num_fields + (dense is not None)
         same_dtype = dense is None or dense.dtype == self.array.dtype

@@ -279,8 +279,10 @@ def _dot_plan(
             f"fields: the fused interaction takes up to {MAX_DOT_GROUPS} vectors per sample, got {groups}; "
             "look up and interact one after the other"
         )
-    # The matrix units want 16 rows and columns or more.
-    padded, block = max(16, power_of_2(groups)), max(16, min(power_of_2(plan.max_dim), 128))
+    # The matrix units want 16 rows and columns or more. Float32 goes through the ordinary ones, whose operands lie in
+    # registers: fewer columns at a time, and more threads.
+    columns = 32 if array.dtype == torch.float32 else 128
+    padded, block = max(16, power_of_2(groups)), max(16, min(power_of_2(plan.max_dim), columns))
     tile = tile_of(plan, block=block)
     return plan, {
         "num_fields": len(plan.rows),
@@ -290,7 +292,7 @@ def _dot_plan(
         "PIECES": tile.pieces,
         "PIECE": tile.piece,
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
-        "num_warps": 4 if padded <= 32 else 8,
+        "num_warps": 8 if padded > 32 or array.dtype == torch.float32 else 4,
         "enable_fp_fusion": True,
         **plan.flags,
     }
