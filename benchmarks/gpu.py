@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: a rehearsal")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=300, help="no group of measurements starts later than this")
+    parser.add_argument("--seconds", type=float, default=240, help="no group of measurements starts later than this")
     parser.add_argument("--rows", type=int, default=0, help="largest table; by default what fits, 40 million at most")
     parser.add_argument("--out", type=Path, default=Path("build/gpu"))
     options = parser.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ class FullTables(nn.Module):
         self.base = torch.tensor([0, *rows[:-1]], device=device).cumsum(0)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return nn.functional.embedding(ids + self.base, self.weight, sparse=True)
+        return nn.functional.embedding(ids + self.base, self.weight, sparse=torch.is_grad_enabled())
 
     def parts(self) -> tuple[Tensor, ...]:
         return self.weight.detach().split(self.rows)
@@ -178,6 +179,9 @@ def one_shape(
 def training(bench: Bench, sizes: Sizes) -> None:
     """Forward, backward and step of the embeddings alone, in eager mode; ROBE's also as a graph."""
     full = full_tables(tuple(sizes.rows), sizes.dim, bench.device)
+    gate = zipf_or_uniform(sizes.rows, 64, "uniform", 0, bench.device)
+    for slots, block in itertools.product(sizes.slots, sizes.blocks):
+        checked(collection(sizes.rows, sizes.dim, slots, block, bench.device), gate)
     for batch in sizes.train_batches:
         for skew in ("uniform", "zipf"):
             ids = batches_of(sizes.rows, batch, skew, bench)

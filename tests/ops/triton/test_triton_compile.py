@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the other tests compile for it")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,6 @@ def test_every_kernel_compiles(capability, compilers):
     }  # fmt: skip
     # Kernels whose speed matters keep what they work with in registers.
     hot = ("lookup_kernel", "backward_kernel", "dot_")
-    lines = [line for line in out.splitlines() if line.startswith(hot) and "GROUPS=64" not in line]
+    lines = [line for line in out.splitlines() if line.startswith(hot)]
     spilled = [line for line in lines if int(re.search(r"STACK:(\d+)", line)[1]) > 32]
     assert not spilled, "registers in memory:\n" + "\n".join(spilled)

@@ -21,6 +21,7 @@ RULES = [
     ("SGD", {"lr": 0.1}),
     ("SGD", {"lr": 0.1, "maximize": True}),
     ("SGD", {"lr": torch.tensor(0.1)}),
+    ("SGD", {"lr": torch.tensor(0.1, device=DEVICE), "weight_decay": 0.01}),
     ("SGD", {"lr": 0.1, "weight_decay": 0.01}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.1}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "maximize": True}),

@@ -11,7 +11,7 @@ from robe.ops import reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # On a GPU every kind of kernel is compiled first, for about a second.
-EXAMPLES = 25 if DEVICE == "cuda" else 45
+EXAMPLES = 12 if DEVICE == "cuda" else 45
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 HASHES = [

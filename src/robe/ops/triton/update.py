@@ -36,12 +36,13 @@ def sgd(
     first: bool,
 ) -> None:
     """SGD; ``buffer`` [m] is the momentum's, and ``first`` says that it is empty."""
-    linear = buffer is None and weight_decay == 0 and not torch.are_deterministic_algorithms_enabled()
-    if linear and not isinstance(lr, Tensor):
+    rate, rate_tensor = _rate(array, lr)
+    linear = buffer is None and weight_decay == 0 and rate_tensor is None
+    if linear and not torch.are_deterministic_algorithms_enabled():
         for record in records:
-            add_gradient(array, lr if maximize else -lr, *_arguments(array, record))
+            add_gradient(array, rate if maximize else -rate, *_arguments(array, record))
         return
-    numbers = (*_rate(lr), weight_decay, momentum, 1 - dampening)
+    numbers = (rate, rate_tensor, weight_decay, momentum, 1 - dampening)
     _run(sgd_kernel, array, records, (buffer,), numbers, maximize, FIRST=first, NESTEROV=nesterov)
 
 
@@ -56,7 +57,7 @@ def adagrad(
     maximize: bool,
 ) -> None:
     """Adagrad; ``squares`` [m] is the sum of squared gradients, ``lr`` after its decay."""
-    _run(adagrad_kernel, array, records, (squares,), (*_rate(lr), weight_decay, eps), maximize)
+    _run(adagrad_kernel, array, records, (squares,), (*_rate(array, lr), weight_decay, eps), maximize)
 
 
 def adam(
@@ -75,7 +76,7 @@ def adam(
     """Adam; ``first`` and ``second`` [m] are the moments, ``step`` counts this step too, on the array's device."""
     # log2 of 0 would be an error; 2**-2000 is 0 as well.
     logarithms = [log2(beta) if beta > 0 else -2000.0 for beta in betas]
-    numbers = (*_rate(lr), weight_decay, *betas, *logarithms, eps)
+    numbers = (*_rate(array, lr), weight_decay, *betas, *logarithms, eps)
     _run(adam_kernel, array, records, (first, second, step), numbers, maximize)
 
 
@@ -94,8 +95,11 @@ def _arguments(array: Tensor, r: Record) -> tuple[Any, ...]:
     return r.grad, array, r.ids, r.offsets, r.weights, r.fields, r.spec, r.mode
 
 
-def _rate(lr: float | Tensor) -> tuple[float, Tensor | None]:
-    return (0.0, lr) if isinstance(lr, Tensor) else (lr, None)
+def _rate(array: Tensor, lr: float | Tensor) -> tuple[float, Tensor | None]:
+    """The learning rate as kernels take it: a number, or a tensor of the device, which a captured graph reads anew."""
+    if isinstance(lr, Tensor) and lr.device == array.device:
+        return 0.0, lr
+    return float(lr), None
 
 
 def _run(
