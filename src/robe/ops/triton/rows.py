@@ -18,7 +18,7 @@ from robe.ops.triton.hash import (
     negative,
 )
 
-THREADS = tl.constexpr(128)  # of a program, in all kernels that use tiles of rows but those of the dot interaction
+THREADS = tl.constexpr(256)  # of a program, at most
 
 # Columns of the table of fields: robe.layout.FieldSpec, then what ``robe.ops.triton.plan`` adds.
 DIRECT, ADDEND, SIGN_ADDEND = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
