@@ -29,6 +29,7 @@ class Bench:
     rounds: int
     turns: int  # batches that take turns, so that rows of full tables come from memory
     records: list[dict[str, Any]] = field(default_factory=list)
+    keeper: Any = None
 
     @property
     def on_gpu(self) -> bool:
@@ -37,7 +38,14 @@ class Bench:
     @functools.cached_property
     def pool(self) -> Any:
         """Memory that all graphs share: they never run at once, and nobody reads what they leave."""
-        return torch.cuda.graph_pool_handle()
+        pool = torch.cuda.graph_pool_handle()
+        counter = torch.zeros(1, device=self.device)
+        self.keeper = (
+            torch.cuda.CUDAGraph()
+        )  # torch forgets a pool, and does not like to see it again, with its last graph
+        with torch.cuda.graph(self.keeper, pool=pool):
+            counter += 1
+        return pool
 
     def graph(self, run: Run) -> Callable[[], None]:
         """All turns of ``run`` as one CUDA graph: what the GPU does, without the host's launches."""
@@ -152,12 +160,20 @@ class Bench:
             plt.close(figure)
 
 
+def commit() -> str:
+    """The commit, or what the machine says instead."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown: no git here"
+    return done.stdout.strip() or "unknown: no repository here"
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
     from robe.ops import cuda, native
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    facts: dict[str, Any] = {"torch": torch.__version__, "commit": commit.stdout.strip(), "device": str(device)}
+    facts: dict[str, Any] = {"torch": torch.__version__, "commit": commit(), "device": str(device)}
     if device.type == "cuda":
         import triton
 

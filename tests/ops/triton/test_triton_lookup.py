@@ -11,6 +11,7 @@ from robe.functional import Fields
 from robe.layout import Layout, Table
 from robe.ops import reference
 from robe.ops.triton import ops
+from robe.ops.triton import plan as plan_module
 from robe.ops.triton.plan import plan_of
 
 
@@ -142,3 +143,18 @@ def test_fields_are_read_again_when_they_change():
     specs[1, robe.layout.FieldSpec._fields.index("addend")] += 12345
     got = ops.lookup(*to_device(*arguments[:4]), specs, *arguments[5:])
     assert torch.equal(got.cpu(), reference.lookup(*arguments[:4], specs.cpu(), *arguments[5:]))
+
+
+def test_fields_are_read_once():
+    """However compilers wrap the tensor; and plans of modules that are gone do not pile up."""
+    array, _, _, _, fields, _ = to_device(*lookup_of([4] * 2, 4, 40, size=3, rows=5))
+    specs = fields.specs.to(DEVICE)
+    plan = plan_of(specs, fields.hash_spec, array, fields.width)
+    for alias in (specs, specs.detach(), specs.view(-1).view(2, -1)):
+        assert plan_of(alias, fields.hash_spec, array, fields.width) is plan
+    assert plan_of(specs.clone(), fields.hash_spec, array, fields.width) is not plan
+    kept = [specs.clone() for _ in range(plan_module.MAX_PLANS)]
+    for other in kept:
+        plan_of(other, fields.hash_spec, array, fields.width)
+    assert len(plan_module._plans) == plan_module.MAX_PLANS
+    assert plan_of(specs, fields.hash_spec, array, fields.width) is not plan

@@ -1,19 +1,19 @@
 """What kernels need to know of the fields and the hash, prepared once per module.
 
 The ``fields`` argument of the ops lives on the GPU, and reading it makes the host wait. A module hands over the same
-tensor with every call, so it is read at the first one and the result kept for as long as the tensor lives.
+memory with every call, so it is read at the first one and the result kept, with the tensor, whose memory can so not
+become another's. Compilers may wrap it in another tensor object: memory is what identifies it.
 """
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from robe.hashing import MIXED, RELEASED, HashSpec
 from robe.layout import FieldSpec
@@ -70,7 +70,8 @@ class Plan:
         }
 
 
-_plans: MutableMapping[Tensor, dict[tuple[int, ...], Plan]] = WeakTensorKeyDictionary()
+MAX_PLANS = 256  # kept, the least recently used goes first; a few kilobytes each
+_plans: OrderedDict[tuple[Any, ...], tuple[Tensor, Plan]] = OrderedDict()
 
 
 def plan_of(fields: Tensor, spec: list[int], array: Tensor, width: int) -> Plan:
@@ -82,15 +83,19 @@ def plan_of(fields: Tensor, spec: list[int], array: Tensor, width: int) -> Plan:
     """
     # Tensors made under inference_mode have no version: nothing but a rebuilt module would change these.
     version = -1 if fields.is_inference() else fields._version
-    made = _plans.setdefault(fields, {})
-    plan = made.get(tuple(spec))
+    key = (fields.data_ptr(), fields.shape, fields.stride(), fields.device, *spec)
+    plan = _plans[key][1] if key in _plans else None
     if plan is None or plan.version != version:
         if fields.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "robe: a CUDA graph is being captured and this module was never used before; run it once first, "
                 "as torch asks for all that goes into a graph"
             )
-        plan = made[tuple(spec)] = _make(fields, HashSpec(*spec), version)
+        plan = _make(fields, HashSpec(*spec), version)
+        _plans[key] = fields, plan
+        if len(_plans) > MAX_PLANS:
+            _plans.popitem(last=False)
+    _plans.move_to_end(key)
     if plan.slots > array.shape[0] or sum(row.dim for row in plan.rows) != width:
         raise _unfit(plan.rows, plan.spec)
     return plan
