@@ -42,6 +42,7 @@ class Sizes:
     kaggle_slots: int
     kaggle_blocks: list[int]
     model_batch: int
+    model_blocks: list[int]  # of the paper's Table 5
     bottom: tuple[int, ...]
     top: tuple[int, ...]
 
@@ -53,7 +54,7 @@ class Sizes:
     def of(device: torch.device, tiny: bool, largest: int) -> Sizes:
         if tiny:
             small = [3, 50, 7]
-            return Sizes(small, small, 8, [4], [4], [200], 100, [1, 8], 100, [4], 4, (8,), (8,))
+            return Sizes(small, small, 8, [4], [4], [200], 100, [1, 8], 100, [4], 4, [8], (8,), (8,))
         if not largest:
             room = torch.cuda.mem_get_info(device)[0] - SPARE
             largest = 40_000_000
@@ -62,7 +63,7 @@ class Sizes:
         batches = [2048, 16384, 65536, 131072]
         return Sizes(
             [min(r, largest) for r in TB], KAGGLE, 128, batches, batches[:3], [27_000_000, 2_700_000], 10_000_000,
-            [1, 8, 32, 128], 540_000, [1, 4, 16], 16384, (512, 256), (1024, 1024, 512, 256),
+            [1, 8, 32, 128], 540_000, [1, 4, 16], 16384, [1, 2, 8, 32, 128], (512, 256), (1024, 1024, 512, 256),
         )  # fmt: skip
 
 
@@ -229,7 +230,7 @@ def models(bench: Bench, sizes: Sizes) -> Iterator[tuple[str, DLRM]]:
     rows, dim, device = sizes.rows, sizes.dim, bench.device
     yield "full tables", dlrm(Cast(full_tables(tuple(rows), dim, device)), sizes, device)
     slots = round(sum(rows) * dim / 1000) if not bench.tiny else sizes.slots[0]
-    for block in sizes.blocks:
+    for block in sizes.model_blocks:
         coll = collection(rows, dim, slots, block, device, dtype=torch.bfloat16)
         yield f"robe 1000x bf16 fused Z={block}", dlrm(coll, sizes, device)
     coll = collection(rows, dim, slots, sizes.blocks[-1], device)

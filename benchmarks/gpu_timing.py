@@ -40,6 +40,7 @@ class Bench:
         """Memory that all graphs share: they never run at once, and nobody reads what they leave."""
         pool = torch.cuda.graph_pool_handle()
         counter = torch.zeros(1, device=self.device)
+        counter += 1
         self.keeper = (
             torch.cuda.CUDAGraph()
         )  # torch forgets a pool, and does not like to see it again, with its last graph
