@@ -12,7 +12,7 @@ Give one of these the embeddings and your own optimizer everything else::
 
 While such an optimizer lives, the backward of a lookup records ids and gradients of embeddings, and ``array.grad``
 stays None. ``step()`` sums them and updates the array in one pass, in which SGD without momentum and Adagrad (both
-without weight decay) visit only the slots that have a gradient.
+without weight decay) visit only the slots that have a gradient; on CUDA only SGD does.
 
 They are subclasses of torch.optim's, with their arguments, state, state dicts and results (to rounding), and work
 with learning-rate schedulers. Without a kernel for the array's device and dtype they make the dense gradient and call
