@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: help demo test check format sanitize valgrind clean
+.PHONY: help demo test check format gpu sanitize valgrind clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,14 @@ check: .venv/dev.done  ## Format, lint, types, imports between floors
 format: .venv/dev.done  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Without network, installation or C++: with the packages of this machine's PYTHON, which needs torch, triton, pytest and
+# hypothesis, and matplotlib for plots.
+gpu: export PYTHONPATH := $(CURDIR)/src
+gpu:  ## On a machine with a GPU: run the GPU tests, then all GPU benchmarks, into build/gpu
+	@$(PYTHON) benchmarks/gpu.py --check
+	$(PYTHON) -m pytest tests/ops/triton -p no:cacheprovider -W default
+	$(PYTHON) benchmarks/gpu.py --out build/gpu
 
 clean:  ## Remove the virtual environment and the demonstration
 	rm -rf .venv demo

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,26 @@ def test_everything_works_with_triton_blocked():
         "emb = robe.RobeEmbedding(100, 8, compression=10)\n"
         "emb(torch.arange(100)).sum().backward()\n"
         "assert emb.array.grad is not None\n"
+    )
+
+
+def test_a_checkout_needs_torch_and_numpy_only():
+    """As `make gpu` runs it: not installed, without what data, runs and the command line need."""
+    source = Path(__file__).parents[1] / "src"
+    run(
+        "import sys\n"
+        f"sys.path = [{str(source)!r}] + [p for p in sys.path if not p.endswith('src')]\n"
+        "absent = ('polars', 'pyarrow', 'pydantic', 'typer', 'rich', 'yaml', 'safetensors')\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
+        "import importlib.metadata as metadata\n"
+        "def missing(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = missing\n"
+        "import torch, robe\n"
+        "assert robe.__version__ == '0+checkout'\n"
+        "tables = [robe.Table('a', 9, 4), robe.Table('b', 9, 4)]\n"
+        "model = robe.models.DLRM(robe.RobeEmbeddingCollection(tables, num_slots=9))\n"
+        "robe.optim.SGD(model)\n"
+        "model(torch.rand(2, 13), torch.zeros(2, 2, dtype=torch.int64)).sum().backward()\n"
     )
 
 

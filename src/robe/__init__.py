@@ -4,7 +4,7 @@ Names are imported when first used, so that ``import robe`` and ``robe --help`` 
 """
 
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from robe.nn import RobeEmbeddingBag as RobeEmbeddingBag
     from robe.nn import RobeEmbeddingCollection as RobeEmbeddingCollection
 
-__version__ = version("robe")
+try:
+    __version__ = version("robe")
+except PackageNotFoundError:  # run from a checkout that was never installed, with PYTHONPATH=src
+    __version__ = "0+checkout"
 
 _HOME = {
     "Jagged": "robe.jagged",

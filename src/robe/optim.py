@@ -12,7 +12,7 @@ Give one of these the embeddings and your own optimizer everything else::
 
 While such an optimizer lives, the backward of a lookup records ids and gradients of embeddings, and ``array.grad``
 stays None. ``step()`` sums them and updates the array in one pass, in which SGD without momentum and Adagrad (both
-without weight decay) visit only the slots that have a gradient.
+without weight decay) visit only the slots that have a gradient; on CUDA only SGD does.
 
 They are subclasses of torch.optim's, with their arguments, state, state dicts and results (to rounding), and work
 with learning-rate schedulers. Without a kernel for the array's device and dtype they make the dense gradient and call
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from robe.nn.array import RobeArray
-from robe.ops import Record, Recorder, native
+from robe.ops import Record, Recorder, cuda, native
 
 SGD_RULE, ADAGRAD_RULE, ADAM_RULE = range(3)  # robe_rule of csrc/robe.h
 FUSED_DTYPES = (torch.float32, torch.float64)
@@ -110,6 +110,9 @@ class _ArrayOptimizer(torch.optim.Optimizer):
                 continue
             if array.grad is None and self._fuses(group, array):
                 native.step(array, records, self._update(group, array))
+            elif array.grad is None and cuda.fuses_step(array):
+                self._step_on_gpu(group, array, records)
+                torch.autograd.graph.increment_version(array)
             else:
                 if array.grad is None:
                     made.append(array)
@@ -130,6 +133,10 @@ class _ArrayOptimizer(torch.optim.Optimizer):
 
     def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
         """The numbers of one step of a group, with the states made and counted on."""
+        raise NotImplementedError
+
+    def _step_on_gpu(self, group: dict[str, Any], array: Tensor, records: list[Record]) -> None:
+        """One step of a group by the Triton kernels; nothing in it waits for the GPU."""
         raise NotImplementedError
 
 
@@ -194,6 +201,19 @@ class SGD(_ArrayOptimizer, torch.optim.SGD):
             update.state1 = state["momentum_buffer"].data_ptr()
         return update
 
+    def _step_on_gpu(self, group: dict[str, Any], array: Tensor, records: list[Record]) -> None:
+        from robe.ops.triton import update
+
+        buffer, first = None, False
+        if group["momentum"] != 0:
+            state = self.state[array]
+            first = state.get("momentum_buffer") is None
+            if first:
+                state["momentum_buffer"] = _zeros_like(array)
+            buffer = state["momentum_buffer"]
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        update.sgd(array.detach(), records, buffer, first=first, **{name: group[name] for name in names})
+
 
 class Adagrad(_ArrayOptimizer, torch.optim.Adagrad):
     """``torch.optim.Adagrad`` (element-wise) on ROBE arrays.
@@ -246,6 +266,16 @@ class Adagrad(_ArrayOptimizer, torch.optim.Adagrad):
             state1=state["sum"].data_ptr(),
         )
 
+    def _step_on_gpu(self, group: dict[str, Any], array: Tensor, records: list[Record]) -> None:
+        from robe.ops.triton import update
+
+        state, lr = self.state[array], group["lr"]
+        state["step"] += 1
+        if group["lr_decay"] != 0:
+            lr = lr / (1 + (state["step"].item() - 1) * group["lr_decay"])
+        names = ("weight_decay", "eps", "maximize")
+        update.adagrad(array.detach(), records, state["sum"], lr=lr, **{name: group[name] for name in names})
+
 
 class Adam(_ArrayOptimizer, torch.optim.Adam):
     """``torch.optim.Adam`` on ROBE arrays; every slot is visited, as its moments decay in every step.
@@ -296,3 +326,17 @@ class Adam(_ArrayOptimizer, torch.optim.Adam):
             state1=state["exp_avg"].data_ptr(),
             state2=state["exp_avg_sq"].data_ptr(),
         )
+
+    def _step_on_gpu(self, group: dict[str, Any], array: Tensor, records: list[Record]) -> None:
+        from robe.ops.triton import update
+
+        state = self.state[array]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = _zeros_like(array), _zeros_like(array)
+        # On the device, so that a CUDA graph counts its steps.
+        state["step"] = step = state["step"].to(array.device)
+        step += 1
+        names = ("lr", "betas", "weight_decay", "eps", "maximize")
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        update.adam(array.detach(), records, *moments, step, **{name: group[name] for name in names})

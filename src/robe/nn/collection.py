@@ -124,9 +124,15 @@ class RobeEmbeddingCollection(RobeModule):
         return flat.view(flat.shape[0], self.num_fields, self.embedding_dim)
 
     def fuses_dot(self, ids: Tensor | Jagged, dense: Tensor | None = None) -> bool:
-        """Whether ``dot(ids, dense)`` has a kernel of its own: one id per field, one dim, float32, on CPU."""
+        """Whether ``dot(ids, dense)`` has a kernel of its own: one id per field, one dim, float32 on CPU.
+
+        On CUDA also bfloat16 and float16, and up to 64 vectors per sample.
+        """
+        groups = self.num_fields + (dense is not None)
         same_dtype = dense is None or dense.dtype == self.array.dtype
-        return isinstance(ids, Tensor) and self.embedding_dim is not None and same_dtype and fuses_dot(self.array)
+        return (
+            isinstance(ids, Tensor) and self.embedding_dim is not None and same_dtype and fuses_dot(self.array, groups)
+        )
 
     def dot(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
         """The embeddings of a batch and DLRM's dot interaction, without the embeddings in memory.

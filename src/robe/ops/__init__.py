@@ -8,6 +8,7 @@ from typing import TypedDict
 import torch
 
 from robe.ops import contract as contract
+from robe.ops import cuda as cuda
 from robe.ops import native as native
 from robe.ops import reference as reference
 from robe.ops.calls import lookup as lookup
@@ -42,16 +43,13 @@ def status() -> list[KernelStatus]:
     return [_status(op, device) for op in OPS for device in ("CPU", "CUDA")]
 
 
-def fuses_dot(array: torch.Tensor) -> bool:
-    """Whether ``robe::lookup_dot`` has a kernel of its own for an array."""
-    return native.library is not None and array.device.type == "cpu" and array.dtype == torch.float32
+def fuses_dot(array: torch.Tensor, groups: int) -> bool:
+    """Whether ``robe::lookup_dot`` has a kernel of its own for an array and a number of vectors per sample."""
+    on_cpu = native.library is not None and array.device.type == "cpu" and array.dtype == torch.float32
+    return on_cpu or cuda.fuses_dot(array, groups)
 
 
 def _status(op: str, device: str) -> KernelStatus:
     own = torch._C._dispatch_has_kernel_for_dispatch_key(op, device)
-    return {
-        "op": op,
-        "device": device.lower(),
-        "kernel": "native" if own else "reference",
-        "reason": native.reason if device == "CPU" else f"eager PyTorch: no kernel of its own for {device} yet",
-    }
+    kernel, reason = ("native", native.reason) if device == "CPU" else ("triton", cuda.reason)
+    return {"op": op, "device": device.lower(), "kernel": kernel if own else "reference", "reason": reason}
