@@ -1,6 +1,7 @@
 """Prepared data sets: making them, opening them, and iterating over their batches."""
 
 from robe.data.columns import Batch, Field
+from robe.data.criteo import CriteoSpec, generate_kaggle, generate_terabyte, prepare_criteo
 from robe.data.dataset import PreparedDataset, Split
 from robe.data.format import DataError
 from robe.data.loader import Loader
@@ -10,6 +11,7 @@ from robe.data.table import encode_table, prepare_table
 
 __all__ = [
     "Batch",
+    "CriteoSpec",
     "DataError",
     "Field",
     "Loader",
@@ -19,5 +21,8 @@ __all__ = [
     "TableSpec",
     "encode_table",
     "generate",
+    "generate_kaggle",
+    "generate_terabyte",
+    "prepare_criteo",
     "prepare_table",
 ]
