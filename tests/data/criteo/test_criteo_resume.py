@@ -182,7 +182,9 @@ def test_a_full_disk(source, tmp_path):
         assert not (disk / "out").exists()
         kept = list((disk / ".out.partial" / "rows").iterdir())
         assert kept
-        records = {json.loads(file.read_text())["shards"]["all"]["file"] for file in disk.glob(".out.partial/done/*")}
+        records = {
+            json.loads(file.read_text())["shards"]["all"]["file"] for file in disk.glob(".out.partial/done/*.json")
+        }
         assert records <= {f"rows/{file.name}" for file in kept}
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         dataset = make(source, disk / "out", DIRECT)

@@ -70,8 +70,12 @@ class Journal:
         """Notes that ``piece`` is finished; its shards are complete files by now."""
         file = self._path / f"{piece.name}.json"
         partial = file.with_suffix(".partial")
-        partial.write_text(piece.model_dump_json(), encoding="utf-8")
-        partial.rename(file)
+        try:
+            partial.write_text(piece.model_dump_json(), encoding="utf-8")
+            partial.rename(file)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def read(self) -> list[Piece]:
         """The finished pieces in order; nothing of them is checked."""
