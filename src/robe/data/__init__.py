@@ -5,6 +5,7 @@ from robe.data.criteo import CriteoSpec, generate_kaggle, generate_terabyte, pre
 from robe.data.dataset import PreparedDataset, Split
 from robe.data.format import DataError
 from robe.data.loader import Loader
+from robe.data.prefetch import Prefetcher
 from robe.data.spec import TableSpec
 from robe.data.synthetic import SyntheticSpec, generate
 from robe.data.table import encode_table, prepare_table
@@ -15,6 +16,7 @@ __all__ = [
     "DataError",
     "Field",
     "Loader",
+    "Prefetcher",
     "PreparedDataset",
     "Split",
     "SyntheticSpec",

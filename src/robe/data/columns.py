@@ -56,6 +56,22 @@ class Batch:
         ids = self.ids.to(device, non_blocking=non_blocking)
         return Batch(dense, ids, self.label.to(device, non_blocking=non_blocking))
 
+    def tensors(self) -> list[Tensor]:
+        """The tensors it consists of."""
+        ids = [self.ids.values, self.ids.offsets] if isinstance(self.ids, Jagged) else [self.ids]
+        return [*([] if self.dense is None else [self.dense]), *ids, self.label]
+
+    def pin_memory(self) -> Batch:
+        """The same samples in page-locked memory, from which a device copies while the host goes on."""
+        dense = None if self.dense is None else self.dense.pin_memory()
+        ids = self.ids
+        if isinstance(ids, Jagged):
+            weights = None if ids.weights is None else ids.weights.pin_memory()
+            ids = Jagged(ids.values.pin_memory(), ids.offsets.pin_memory(), ids.num_fields, weights)
+        else:
+            ids = ids.pin_memory()
+        return Batch(dense, ids, self.label.pin_memory())
+
 
 @dataclass(frozen=True, eq=False)
 class Bags:
