@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-import robe.cli.criteo  # noqa: F401 - adds its commands to prepare
+import robe.cli.criteo
+import robe.cli.public  # noqa: F401
 from robe.cli.compare import compare
 from robe.cli.data import app as data
 from robe.cli.doctor import doctor

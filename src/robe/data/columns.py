@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robe.jagged import Jagged
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -142,14 +140,14 @@ class Columns:
         )
 
     @staticmethod
-    def concat(parts: Sequence[Columns]) -> Columns:
-        """Rows of ``parts``, one part after another; at least one part."""
+    def concat(parts: Sequence[Columns], memory: Columns | None = None) -> Columns:
+        """Rows of ``parts``, one part after another; at least one part. Written into ``memory`` where it is enough."""
         if len(parts) == 1:
             return parts[0]
         return Columns(
-            np.concatenate([part.label for part in parts]),
-            _concat([part.dense for part in parts]),
-            _concat([part.ids for part in parts]),
+            _concat([part.label for part in parts], None if memory is None else memory.label),
+            _concat([part.dense for part in parts], None if memory is None else memory.dense),
+            _concat([part.ids for part in parts], None if memory is None else memory.ids),
             tuple(Bags.concat(bags) for bags in zip(*(part.bags for part in parts), strict=True)),
         )
 
@@ -182,6 +180,11 @@ def _offsets(lengths: NDArray[np.signedinteger]) -> NDArray[np.int64]:
     return offsets
 
 
-def _concat(parts: Sequence[NDArray[Scalar] | None]) -> NDArray[Scalar] | None:
+def _concat(parts: Sequence[NDArray[Any] | None], memory: NDArray[Any] | None) -> Any:
     present = [part for part in parts if part is not None]
-    return np.concatenate(present) if present else None
+    if not present:
+        return None
+    rows = sum(len(part) for part in present)
+    if memory is None or len(memory) < rows or not memory.flags.owndata:
+        return np.concatenate(present)
+    return np.concatenate(present, out=memory[:rows])
