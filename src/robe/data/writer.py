@@ -6,6 +6,7 @@ import errno
 import hashlib
 import mmap
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from robe.data.format import MANIFEST, Manifest, ShardInfo, SplitInfo
 SHARD_ROWS = 262144
 _ALIGNMENT = 4096  # of addresses and sizes that direct input and output takes
 _DIRECT = getattr(os, "O_DIRECT", 0)
+_own = threading.local()
 
 
 class SplitWriter:
@@ -94,9 +96,7 @@ def write_shard(folder: Path, name: str, record: pa.RecordBatch) -> ShardInfo:
     partial = file.with_name(f".{file.name}.partial")
     file.parent.mkdir(parents=True, exist_ok=True)
     size = _write_record(pa.MockOutputStream(), record)
-    memory = mmap.mmap(-1, -(-size // _ALIGNMENT) * _ALIGNMENT)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = _staging(-(-size // _ALIGNMENT) * _ALIGNMENT)
     _write_record(pa.FixedSizeBufferWriter(pa.py_buffer(memory)), record)
     try:
         _write_file(partial, memory, size)
@@ -104,8 +104,17 @@ def write_shard(folder: Path, name: str, record: pa.RecordBatch) -> ShardInfo:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    digest = hashlib.sha256(memoryview(memory)[:size]).hexdigest()
+    digest = hashlib.sha256(memory[:size]).hexdigest()
     return ShardInfo(file=name, rows=record.num_rows, bytes=size, sha256=digest)
+
+
+def _staging(size: int) -> memoryview:
+    """Memory of this thread that begins at a page, used again for the next file: fresh memory costs page faults."""
+    if getattr(_own, "memory", None) is None or len(_own.memory) < size:
+        _own.memory = mmap.mmap(-1, size + size // 8)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            _own.memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(_own.memory)[:size]
 
 
 def _write_record(sink: Any, record: pa.RecordBatch) -> int:
@@ -114,7 +123,7 @@ def _write_record(sink: Any, record: pa.RecordBatch) -> int:
     return int(sink.tell())
 
 
-def _write_file(file: Path, memory: mmap.mmap, size: int) -> None:
+def _write_file(file: Path, memory: memoryview, size: int) -> None:
     """Writes ``size`` bytes past the page cache, where the file system can: that takes no processor time."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
@@ -124,14 +133,14 @@ def _write_file(file: Path, memory: mmap.mmap, size: int) -> None:
             raise
         descriptor = os.open(file, flags, 0o666)
     try:
-        view, written, direct = memoryview(memory), 0, True
-        while written < len(view):
+        written, direct = 0, True
+        while written < len(memory):
             try:
-                written += os.write(descriptor, view[written:])
+                written += os.write(descriptor, memory[written:])
             except OSError as error:
                 if error.errno != errno.EINVAL or not direct:
                     raise
-            if direct and written < len(view):  # a disk that fills up takes a part, perhaps no whole block
+            if direct and written < len(memory):  # a disk that fills up takes a part, perhaps no whole block
                 _buffered(descriptor)
                 direct = False
         os.ftruncate(descriptor, size)

@@ -25,7 +25,7 @@ UInt64 = NDArray[np.uint64]
 Int64 = NDArray[np.int64]
 
 MARGIN: Final = 8  # bytes before and after the text, for words that begin before it
-_BLOCK: Final = 3 << 18  # bytes whose arrays mostly stay in the cache, and keep the interpreter's share small
+_BLOCK: Final = 1 << 20  # bytes whose arrays mostly stay in the cache, and keep the interpreter's share small
 _SMALL: Final = 1 << 16
 _SHOWN: Final = 250  # bytes of a malformed line that are kept
 # math, not numpy, and rounded: the last bit of numpy's transcendental functions depends on the processor.
