@@ -2,9 +2,9 @@
 
     python benchmarks/data.py --folder /tmp/criteo --rows 5000000 --rounds 3 --json result.json
 
-Needs about 1.6 KB of disk a line in ``--folder``, and removes what it made. Checks the rows against a plain Python reader
-before it times anything. Every measurement has a process of its own, in which it is done twice: memory that the system has
-to find first ("fresh") costs a CSV reader more than one that streams, so both figures are given.
+Needs about 1 KB of disk a line in ``--folder``, and removes what it made. Checks the rows against a plain Python reader
+before it times anything. Every measurement has a process of its own, in which it is done twice: memory that the system
+has to find first ("fresh") costs a CSV reader more than one that streams, so both figures are given.
 """
 
 from __future__ import annotations
