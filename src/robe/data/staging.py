@@ -66,7 +66,8 @@ def staged_folder(
             old.rename(out)
         _refuse_existing(out, overwrite)
         yield partial
-        (partial / _JOB).unlink(missing_ok=True)
+        for file in (partial / _JOB, *partial.glob(f"*{_LOCK}")):
+            file.unlink(missing_ok=True)
         _sync(partial)
         if old.exists():
             _remove(old)
@@ -77,7 +78,7 @@ def staged_folder(
         if old.exists():
             _remove(old)
     except BaseException:
-        if partial.exists() and job is None:
+        if partial.exists() and part is None and (job is None or not _has_work(partial)):
             _remove(partial)
         raise
     finally:
@@ -104,6 +105,11 @@ def _settle(partial: Path, job: Mapping[str, Any] | None, part: str | None) -> N
         temporary = partial / f"{uuid.uuid4()}{_LOCK}"
         temporary.write_text(json.dumps(wanted), encoding="utf-8")
         temporary.rename(file)
+
+
+def _has_work(partial: Path) -> bool:
+    files = (path for path in partial.rglob("*") if path.is_file())
+    return any(file.name != _JOB and not file.name.endswith(_LOCK) for file in files)
 
 
 @contextmanager

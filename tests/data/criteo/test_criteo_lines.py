@@ -139,6 +139,14 @@ def test_crlf_throughout_and_capitals(tmp_path):
     check(prepared(tmp_path, content), content)
 
 
+def test_gzip_of_much_text_in_few_bytes(tmp_path):
+    """Blocks of text are bounded, and the end of such a file is no truncation."""
+    content = (raw_lines(1)[0] + b"\n") * 100_000
+    (tmp_path / "day_0.gz").write_bytes(gzip.compress(content))
+    dataset = prepare_criteo(tmp_path / "day_0.gz", tmp_path / "out", NONE)
+    assert (dataset.rows("train"), dataset.manifest.rows_quarantined) == (100_000, 0)
+
+
 def test_several_gzip_members(tmp_path):
     lines = raw_lines(300)
     content = b"\n".join(lines) + b"\n"
@@ -174,6 +182,7 @@ def test_damaged_gzip(tmp_path):
     (tmp_path / "day_0.gz").write_bytes(b"not gzip at all")
     with pytest.raises(DataError, match=r"not a gzip file, though its name ends in \.gz"):
         prepare_criteo(tmp_path / "day_0.gz", tmp_path / "out", NONE)
+    assert [path.name for path in tmp_path.iterdir()] == ["day_0.gz"]
 
 
 def test_too_many_bad_lines(tmp_path):

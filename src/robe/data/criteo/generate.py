@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,6 @@ _MISSING: Final = (
     *(0.0, 0.0, 0.03, 0.0, 0.0, 0.44, 0.44, 0.03, 0.76, 0.0, 0.03, 0.44, 0.44),
 )
 _NEGATIVE: Final = 0.1  # of I2, which counts from -3 on
-_HEX: Final = np.array([b"%04x" % word for word in range(65536)], dtype="S4").view("<u4")
 _ROWS: Final = 8192
 
 
@@ -153,13 +153,19 @@ def _counts(seed: int, rows: SyntheticRows, start: int, stop: int) -> NDArray[np
     return counts
 
 
+@cache
+def _four_digits() -> NDArray[np.uint32]:
+    return np.array([b"%04x" % word for word in range(65536)], dtype="S4").view("<u4")
+
+
 def _hex(seed: int, field: int, ids: NDArray[np.int64], present: NDArray[np.bool_]) -> pa.Array:
     """The tokens of ``ids``: a bijection of 32-bit words per field, in eight hexadecimal digits."""
     x = ids.astype(np.uint32) + np.uint32(stream_key(seed, 10, field) & 0xFFFFFFFF)
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     x ^= x >> np.uint32(16)
-    digits = np.stack([_HEX[x >> np.uint32(16)], _HEX[x & np.uint32(0xFFFF)]], axis=1)
+    four = _four_digits()
+    digits = np.stack([four[x >> np.uint32(16)], four[x & np.uint32(0xFFFF)]], axis=1)
     return pa.StringArray.from_buffers(
         len(x),
         pa.py_buffer(np.arange(0, 8 * len(x) + 1, 8, dtype=np.int32)),

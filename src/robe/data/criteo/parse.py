@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final, Literal
 
 import numpy as np
@@ -28,8 +29,6 @@ MARGIN: Final = 8  # bytes before and after the text, for words that begin befor
 _BLOCK: Final = 1 << 20  # bytes whose arrays mostly stay in the cache, and keep the interpreter's share small
 _SMALL: Final = 1 << 16
 _SHOWN: Final = 250  # bytes of a malformed line that are kept
-# math, not numpy, and rounded: the last bit of numpy's transcendental functions depends on the processor.
-_LOG1P: Final = np.array([math.log1p(c) for c in range(_SMALL)], dtype=np.float32)
 
 _TAB, _LF, _CR, _MINUS = (np.uint8(ord(c)) for c in "\t\n\r-")
 _U = np.uint64
@@ -227,12 +226,18 @@ def _transform(counts: Int64, negative: NDArray[np.bool_] | None, out: NDArray[n
         if negative is not None:
             np.negative(out, out=out, where=negative)
         return
-    _LOG1P.take(counts, out=out, mode="clip")
+    _log1p().take(counts, out=out, mode="clip")
     if counts.max(initial=0) >= _SMALL:
         large = counts >= _SMALL
         out[large] = [math.log1p(count) for count in counts[large].tolist()]
     if negative is not None:
         out[negative] = 0
+
+
+@cache
+def _log1p() -> NDArray[np.float32]:
+    # math, not numpy, and rounded: the last bit of numpy's transcendental functions depends on the processor.
+    return np.array([math.log1p(count) for count in range(_SMALL)], dtype=np.float32)
 
 
 def _dense(count: int | None, transform: str) -> float:

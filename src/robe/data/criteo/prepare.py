@@ -194,9 +194,12 @@ class _Run:
         total = sum(self._bytes(unit) for unit in units)
         with bar("reading", total, "B", self._progress) as advance:
             advance(total - sum(self._bytes(unit) for unit in left))
-            with closing(self._runner.map(read_unit, [(task, unit, done) for unit in left])) as results:
+            here = isinstance(self._runner, Threads)  # other processes cannot move this one's bar
+            arguments = [(task, unit, done, *([advance] if here else [])) for unit in left]
+            with closing(self._runner.map(read_unit, arguments)) as results:
                 for unit, pieces in zip(left, results, strict=True):
-                    advance(self._bytes(unit))
+                    if not here:
+                        advance(self._bytes(unit))
                     for piece in pieces:
                         checked.add(piece)
                         self._sync(piece)

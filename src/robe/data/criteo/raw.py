@@ -21,6 +21,7 @@ log = logging.getLogger("robe")
 PIECE_BYTES: Final = 32 << 20
 _LONGEST: Final = 1 << 20  # bytes of a line
 _READ: Final = 1 << 20
+_MOST: Final = 8 << 20  # bytes of text at once, of however few compressed ones
 
 
 class Buffer:
@@ -62,6 +63,7 @@ class RawFile:
         self.name = self.path.rstrip("/").rpartition("/")[2]
         self.piece_bytes = piece_bytes
         self.compressed = self.name.endswith(".gz")
+        self.position = 0  # bytes read of a compressed file
         self.bytes, self.version = _facts(self.path)
         if not self.bytes:
             raise DataError(f"{path}: the file is empty")
@@ -153,8 +155,9 @@ class RawFile:
             fresh, raw = True, b""
             try:
                 while raw := raw or file.read(_READ):
-                    text = member.decompress(raw)
-                    fresh, raw = False, b""
+                    text = member.decompress(raw, _MOST)
+                    fresh, raw = False, member.unconsumed_tail
+                    self.position = file.tell()
                     if text:
                         yield text
                     if member.eof:
@@ -164,7 +167,7 @@ class RawFile:
                 if not fresh:
                     if text := member.flush():
                         yield text
-                    buffer.truncated = True
+                    buffer.truncated = not member.eof
             except zlib.error as error:
                 raise DataError(f"{self.path}: damaged gzip data before byte {file.tell()} ({error})") from error
 

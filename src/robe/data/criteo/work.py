@@ -58,7 +58,10 @@ _own = threading.local()
 def read_unit(
     task: Task, unit: Unit, done: Collection[tuple[int, int]], advance: Callable[[float], None] = lambda _: None
 ) -> list[Piece]:
-    """Reads a unit and writes its shards; pieces that are ``done`` are skipped. Returns the new pieces."""
+    """Reads a unit and writes its shards; pieces that are ``done`` are skipped.
+
+    Returns the new pieces; ``advance`` is told the bytes of the file that were read.
+    """
     file, number = unit
     raw = RawFile(task.paths[file], task.piece_bytes)
     buffer, journal = _buffer(), Journal(task.folder, READ if task.spec.two_passes else DONE)
@@ -67,13 +70,15 @@ def read_unit(
         raw.read(number, buffer)
         made.append(_read_piece(task, file, number, buffer, raw))
         journal.commit(made[-1])
-        advance(buffer.size)
+        advance(raw.bytes / (raw.pieces or 1))
         return made
+    seen = 0
     for piece in raw.stream(buffer):
         if (file, piece) not in done:
             made.append(_read_piece(task, file, piece, buffer, raw))
             journal.commit(made[-1])
-        advance(buffer.size)
+        advance(raw.position - seen)
+        seen = raw.position
     return made
 
 
