@@ -7,12 +7,12 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robe.data.format import FORMAT, MANIFEST
+from robe.data.format import FORMAT, MANIFEST, DataError
 
 log = logging.getLogger("robe")
 
@@ -83,6 +83,15 @@ def staged_folder(
         raise
     finally:
         os.close(lock)
+
+
+def keep_inputs(out: Path, inputs: Sequence[Path]) -> None:
+    """Raises DataError when ``out`` is, or contains, one of ``inputs``, which would be lost when it is replaced."""
+    made = out.resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(made):
+            what = "is" if path.resolve() == made else "contains"
+            raise DataError(f"out: {out} {what} the input {path}, which would be lost; name another output")
 
 
 def _settle(partial: Path, job: Mapping[str, Any] | None, part: str | None) -> None:

@@ -148,6 +148,22 @@ def test_it_is_idempotent(source, tmp_path):
     assert contents(make(source, tmp_path / "out", DIRECT, overwrite=True, workers=1).path) == before
 
 
+def test_the_raw_file_is_never_replaced(source, tmp_path):
+    dataset = make(source, tmp_path / "out", DIRECT)
+    inside = dataset.path / "train.txt"
+    shutil.copy(source, inside)
+    with pytest.raises(DataError, match="contains the input"):
+        make(inside, tmp_path / "out", DIRECT, overwrite=True)
+    with pytest.raises(DataError, match="is the input"):
+        make(inside, inside, DIRECT)
+    assert inside.read_bytes() == source.read_bytes()
+
+
+def test_relative_paths(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source.parent)
+    assert make(source.name, tmp_path / "out", DIRECT).manifest.rows_read == 5000
+
+
 def test_a_file_that_may_grow_no_further(source, tmp_path):
     code = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000));"

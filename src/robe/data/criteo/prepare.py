@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -24,14 +25,15 @@ from robe.data.criteo.journal import Journal, Piece
 from robe.data.criteo.raw import PIECE_BYTES, RawFile
 from robe.data.criteo.run import Runner, Threads
 from robe.data.criteo.spec import CriteoSpec
-from robe.data.criteo.splits import NAMES, Splitter, counts_first
+from robe.data.criteo.splits import Splitter, counts_first
+from robe.data.criteo.totals import BadLines, estimate_rows, scale_of, sources_of, splits_of
 from robe.data.criteo.vocabulary import DEFINITION, Vocabulary, make_vocabulary
 from robe.data.criteo.work import DONE, READ, ROWS, Task, Unit, count_unit, read_unit, require_rows, split_rows
 from robe.data.dataset import PreparedDataset
-from robe.data.format import CREATED_WITH, DataError, FieldInfo, Manifest, SourceInfo, SplitInfo
+from robe.data.format import CREATED_WITH, DataError, FieldInfo, Manifest
 from robe.data.progress import bar
 from robe.data.quarantine import Quarantine
-from robe.data.staging import staged_folder
+from robe.data.staging import keep_inputs, staged_folder
 from robe.data.writer import sync, write_manifest
 
 log = logging.getLogger("robe")
@@ -82,7 +84,10 @@ def prepare_criteo(
         DataError: a source cannot be used, or too many lines are malformed.
         OSError: the disk has too little room, or is full.
     """
-    paths = tuple(str(path) for path in ([sources] if isinstance(sources, str | Path) else sources))
+    given = [sources] if isinstance(sources, str | Path) else sources
+    # Absolute, for workers with another working folder.
+    paths = tuple(str(path) if "://" in str(path) else os.path.abspath(path) for path in given)
+    keep_inputs(Path(out), [Path(path) for path in paths if "://" not in path])
     if not paths:
         raise DataError("sources: expected at least one file, got none")
     if part is not None and not 1 <= part[0] <= part[1]:
@@ -148,7 +153,7 @@ class _Run:
 
     def require_room(self) -> None:
         """Raises OSError when the disk has too little room for what is not yet there."""
-        rows = sum(_estimate_rows(file) for file in self._files)
+        rows = sum(estimate_rows(file) for file in self._files)
         need = rows * (_ROW + (_CODED_ROW if self._spec.two_passes else 0))
         there = sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
         free = shutil.disk_usage(self._folder).free
@@ -190,7 +195,7 @@ class _Run:
         units = self._units(range(len(self._files)))
         units = units[part[0] - 1 :: part[1]] if part else units
         left = [unit for unit in units if unit not in done]
-        checked = _Checked(self._spec.max_bad_rows, finished)
+        checked = BadLines(self._spec.max_bad_rows, finished)
         total = sum(self._bytes(unit) for unit in units)
         with bar("reading", total, "B", self._progress) as advance:
             advance(total - sum(self._bytes(unit) for unit in left))
@@ -209,17 +214,17 @@ class _Run:
         vocabularies: list[Vocabulary] | None = None
         pieces = Journal(self._folder, READ if self._spec.two_passes else DONE).read()
         with Quarantine(self._folder, self._spec.max_bad_rows) as quarantine:
-            sources = _sources(self._files, pieces, quarantine)
+            sources = sources_of(self._files, pieces, quarantine)
             quarantine.check(final=True)
             require_rows(pieces)
-        scale = _scale(self._spec, pieces)
+        scale = scale_of(self._spec, pieces)
         assigned = self._assigned(pieces)
         if self._spec.two_passes:
             vocabularies = self._vocabularies(pieces)
             pieces = self._encode(pieces, assigned, vocabularies, scale)
         else:
             pieces = [assign_piece(self._folder, *pair) for pair in zip(pieces, assigned, strict=True)]
-        splits = _splits(pieces)
+        splits = splits_of(pieces)
         written = sum(info.rows for info in splits.values())
         if quarantine.rows_read != written + quarantine.rows:
             raise RuntimeError(f"{quarantine.rows_read} lines, {written} rows, {quarantine.rows} quarantined")
@@ -334,69 +339,3 @@ class _Run:
     def _bytes(self, unit: Unit) -> float:
         file = self._files[unit[0]]
         return file.bytes / (file.pieces or 1)
-
-
-class _Checked:
-    """Stops a run as soon as too many lines are malformed."""
-
-    def __init__(self, limit: float, finished: Sequence[Piece]) -> None:
-        self._quarantine = Quarantine(None, limit)
-        for piece in finished:
-            self.add(piece)
-
-    def add(self, piece: Piece) -> None:
-        self._quarantine.rows_read += piece.lines
-        for line, reason, text in piece.malformed:
-            self._quarantine.add(f"piece {piece.name}", line + 1, reason, text)
-        self._quarantine.check()
-
-
-def _sources(files: Sequence[RawFile], pieces: Sequence[Piece], quarantine: Quarantine) -> tuple[SourceInfo, ...]:
-    infos = []
-    for number, file in enumerate(files):
-        own = [piece for piece in pieces if piece.file == number]
-        before, bad = 0, quarantine.rows
-        for piece in own:
-            for line, reason, text in piece.malformed:
-                quarantine.add(file.name, before + line + 1, reason, text)
-            if piece.truncated:
-                log.warning(
-                    "%s: the gzip data end in the middle of the file, in line %d", file.path, before + piece.lines
-                )
-            before += piece.lines
-        quarantine.rows_read += before
-        infos.append(
-            SourceInfo(
-                file=file.name,
-                bytes=file.bytes,
-                sha256=None,
-                rows=before,
-                quarantined=quarantine.rows - bad,
-            )
-        )
-    return tuple(infos)
-
-
-def _splits(pieces: Sequence[Piece]) -> dict[str, SplitInfo]:
-    splits = {}
-    for name in NAMES:
-        shards = tuple(piece.shards[name] for piece in pieces if name in piece.shards)
-        rows = sum(shard.rows for shard in shards)
-        if rows:
-            clicks = sum(piece.clicks.get(name, 0) for piece in pieces)
-            splits[name] = SplitInfo(rows=rows, label_rate=clicks / rows, shards=shards)
-    return splits
-
-
-def _scale(spec: CriteoSpec, pieces: Sequence[Piece]) -> Scale:
-    if spec.numeric_transform != "minmax":
-        return Scale(None, None)
-    low = np.min([piece.low for piece in pieces if piece.low], axis=0)
-    return Scale(low, np.max([piece.high for piece in pieces if piece.high], axis=0))
-
-
-def _estimate_rows(file: RawFile) -> float:
-    head = file.head()
-    lines = max(head.count(b"\n"), 1)
-    growth = 3.0 if file.compressed else 1.0  # of such text, about
-    return file.bytes * growth * lines / max(len(head), 1)

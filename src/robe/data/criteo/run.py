@@ -27,7 +27,7 @@ class Threads:
     """
 
     def __init__(self, workers: int | None) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0)) + 1
+        self.workers = workers or _processors() + 1
 
     def map(
         self, function: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]
@@ -40,3 +40,8 @@ class Threads:
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _processors() -> int:
+    # Fewer than the machine has, in a container or under taskset; not known so on every system.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
