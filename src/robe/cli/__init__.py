@@ -1,4 +1,4 @@
-"""The command line: ``robe prepare | train | evaluate | predict | compare | doctor``.
+"""The command line: ``robe prepare | data | train | evaluate | predict | compare | doctor``.
 
 Commands import what they need when they run, so that ``robe --help`` is quick.
 """
@@ -12,7 +12,10 @@ from typing import Annotated
 
 import typer
 
+import robe.cli.criteo
+import robe.cli.public  # noqa: F401
 from robe.cli.compare import compare
+from robe.cli.data import app as data
 from robe.cli.doctor import doctor
 from robe.cli.evaluate import evaluate
 from robe.cli.predict import predict
@@ -27,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(prepare, name="prepare")
+app.add_typer(data, name="data")
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)

@@ -128,7 +128,7 @@ def table(
         overwrite=overwrite,
         progress=sys.stderr.isatty(),
     )
-    _summary(dataset, as_json)
+    summary(dataset, as_json)
 
 
 @app.command()
@@ -172,14 +172,15 @@ def synthetic(
         seed=seed,
     )
     dataset = generate(spec, out, overwrite=overwrite, progress=sys.stderr.isatty())
-    _summary(dataset, as_json)
+    summary(dataset, as_json)
 
 
 def _names(values: Sequence[str | None] | None) -> tuple[str, ...]:
     return tuple(part.strip() for value in values or () if value for part in value.split(",") if part.strip())
 
 
-def _summary(dataset: PreparedDataset, as_json: bool) -> None:
+def summary(dataset: PreparedDataset, as_json: bool) -> None:
+    """Prints what was made."""
     manifest = dataset.manifest
     if as_json:
         content = manifest.model_dump(mode="json", exclude={"spec"})
@@ -202,7 +203,7 @@ def _summary(dataset: PreparedDataset, as_json: bool) -> None:
     console.print(
         f"{len(dataset.fields)} fields ({multi} multi-valued), {tokens}; {dataset.num_dense} numeric features"
     )
-    if manifest.kind == "table":
+    if manifest.kind != "synthetic":
         aside = f", in {dataset.path / 'quarantine.tsv'}" if manifest.rows_quarantined else ""
         console.print(
             f"{manifest.rows_read:,} rows read, {manifest.rows_quarantined:,} malformed{aside}", soft_wrap=True

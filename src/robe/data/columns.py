@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robe.jagged import Jagged
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,22 @@ class Batch:
         dense = None if self.dense is None else self.dense.to(device, non_blocking=non_blocking)
         ids = self.ids.to(device, non_blocking=non_blocking)
         return Batch(dense, ids, self.label.to(device, non_blocking=non_blocking))
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors it consists of."""
+        ids = [self.ids.values, self.ids.offsets] if isinstance(self.ids, Jagged) else [self.ids]
+        return [*([] if self.dense is None else [self.dense]), *ids, self.label]
+
+    def pin_memory(self) -> Batch:
+        """The same samples in page-locked memory, from which a device copies while the host goes on."""
+        dense = None if self.dense is None else self.dense.pin_memory()
+        ids = self.ids
+        if isinstance(ids, Jagged):
+            weights = None if ids.weights is None else ids.weights.pin_memory()
+            ids = Jagged(ids.values.pin_memory(), ids.offsets.pin_memory(), ids.num_fields, weights)
+        else:
+            ids = ids.pin_memory()
+        return Batch(dense, ids, self.label.pin_memory())
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,14 +140,14 @@ class Columns:
         )
 
     @staticmethod
-    def concat(parts: Sequence[Columns]) -> Columns:
-        """Rows of ``parts``, one part after another; at least one part."""
+    def concat(parts: Sequence[Columns], memory: Columns | None = None) -> Columns:
+        """Rows of ``parts``, one part after another; at least one part. Written into ``memory`` where it is enough."""
         if len(parts) == 1:
             return parts[0]
         return Columns(
-            np.concatenate([part.label for part in parts]),
-            _concat([part.dense for part in parts]),
-            _concat([part.ids for part in parts]),
+            _concat([part.label for part in parts], None if memory is None else memory.label),
+            _concat([part.dense for part in parts], None if memory is None else memory.dense),
+            _concat([part.ids for part in parts], None if memory is None else memory.ids),
             tuple(Bags.concat(bags) for bags in zip(*(part.bags for part in parts), strict=True)),
         )
 
@@ -166,6 +180,11 @@ def _offsets(lengths: NDArray[np.signedinteger]) -> NDArray[np.int64]:
     return offsets
 
 
-def _concat(parts: Sequence[NDArray[Scalar] | None]) -> NDArray[Scalar] | None:
+def _concat(parts: Sequence[NDArray[Any] | None], memory: NDArray[Any] | None) -> Any:
     present = [part for part in parts if part is not None]
-    return np.concatenate(present) if present else None
+    if not present:
+        return None
+    rows = sum(len(part) for part in present)
+    if memory is None or len(memory) < rows or not memory.flags.owndata:
+        return np.concatenate(present)
+    return np.concatenate(present, out=memory[:rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,11 @@ class Split:
             start, shard = end, shard + 1
         return Columns.concat(parts)
 
+    def shards(self) -> Iterator[Columns]:
+        """The rows, shard by shard, in stored order; nothing is kept open."""
+        for number in range(len(self._shards)):
+            yield self._map(number)
+
     @cached_property
     def _empty(self) -> Columns:
         singles = sum(not field.multi for field in self.fields)
@@ -145,11 +151,12 @@ class Split:
 
     def _shard(self, number: int) -> Columns:
         if number not in self._open:
-            info = self._shards[number]
-            self._open[number] = _map_shard(
-                self._dataset.path / info.file, info.rows, self.fields, self._dataset.num_dense
-            )
+            self._open[number] = self._map(number)
         return self._open[number]
+
+    def _map(self, number: int) -> Columns:
+        info = self._shards[number]
+        return _map_shard(self._dataset.path / info.file, info.rows, self.fields, self._dataset.num_dense)
 
 
 def _check_shard(file: Path, shard: ShardInfo, verify: bool) -> None:

@@ -52,11 +52,11 @@ class FieldInfo(_Strict):
 
 
 class SourceInfo(_Strict):
-    """One raw file that was read."""
+    """One raw file that was read; the digest is None where it would cost a pass over a terabyte."""
 
     file: str
     bytes: NonNegativeInt
-    sha256: str
+    sha256: str | None
     rows: NonNegativeInt
     quarantined: NonNegativeInt
 
@@ -67,7 +67,7 @@ class Manifest(_Strict):
     format: Literal["robe-prepared"] = "robe-prepared"
     version: int = VERSION
     created_with: str
-    kind: Literal["table", "synthetic"]
+    kind: Literal["table", "synthetic", "criteo"]
     ids: dict[str, str]
     fields: tuple[FieldInfo, ...]
     dense: tuple[str, ...]

@@ -147,6 +147,7 @@ class _Shuffled:
         self._number = -1
         self._start = 0
         self._rows: Columns
+        self._memory: Columns | None = None
         self._permutation: NDArray[np.int64]
 
     def __call__(self, start: int, stop: int) -> Columns:
@@ -163,6 +164,10 @@ class _Shuffled:
         if number == self._number:
             return
         window = self._order.window(number)
-        self._rows = Columns.concat([self._split.columns(*block) for block in window.blocks])
+        parts = [self._split.columns(*block) for block in window.blocks]
+        # The first window is the largest, or nearly: its memory serves the others, as fresh memory costs more than
+        # copying into it. What batches were given is a copy.
+        self._rows = Columns.concat(parts, self._memory)
+        self._memory = self._memory or self._rows
         self._permutation = window.order
         self._number, self._start = number, window.start

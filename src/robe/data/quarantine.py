@@ -17,18 +17,18 @@ class Quarantine:
     """Counts malformed rows and writes them to ``quarantine.tsv``: source, line, reason, text.
 
     Args:
-        folder: where to write the file; none is left when no row is malformed.
+        folder: where to write the file, none of which is left when no row is malformed; None to count only.
         max_bad_rows: limit, a fraction of the rows read when below 1, else a count.
     """
 
-    def __init__(self, folder: Path, max_bad_rows: float) -> None:
+    def __init__(self, folder: Path | None, max_bad_rows: float) -> None:
         self.rows = 0
         self.rows_read = 0
         self._limit = max_bad_rows
         self._first: list[str] = []
-        self._file = folder / FILE
-        self._stream = self._file.open("w", encoding="utf-8", newline="\n")
-        self._stream.write("source\tline\treason\ttext\n")
+        self._file = None if folder is None else folder / FILE
+        self._stream = None if self._file is None else self._file.open("w", encoding="utf-8", newline="\n")
+        self._write("source", "line", "reason", "text")
 
     def __enter__(self) -> Quarantine:
         return self
@@ -36,6 +36,8 @@ class Quarantine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._stream is None or self._file is None:
+            return
         self._stream.close()
         if not self.rows:
             self._file.unlink()
@@ -44,9 +46,13 @@ class Quarantine:
         """Puts one row aside; ``text`` is cut to 200 characters."""
         self.rows += 1
         cut = text[:_TEXT] + ("…" if len(text) > _TEXT else "")
-        self._stream.write("\t".join(_plain(part) for part in (source, str(line), reason, cut)) + "\n")
+        self._write(source, str(line), reason, cut)
         if len(self._first) < 5:
             self._first.append(f"{source} line {line}: {reason}")
+
+    def _write(self, *parts: str) -> None:
+        if self._stream is not None:
+            self._stream.write("\t".join(_plain(part) for part in parts) + "\n")
 
     @property
     def first(self) -> str:

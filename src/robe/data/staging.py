@@ -6,25 +6,37 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from robe.data.format import FORMAT, MANIFEST
+from robe.data.format import FORMAT, MANIFEST, DataError
 
 log = logging.getLogger("robe")
 
+_JOB = "job.json"
+_LOCK = ".lock"  # end of the names of files that parts hold
+
 
 @contextmanager
-def staged_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(
+    out: Path, overwrite: bool = False, job: Mapping[str, Any] | None = None, part: str | None = None
+) -> Iterator[Path]:
     """A hidden sibling folder to write into, renamed to ``out`` when the block ends well.
 
-    What a killed run left behind is reported as a warning of the logger ``robe`` and removed. The folder is locked
-    while it is written, so a second process with the same ``out`` is refused.
+    What a killed run left behind is reported as a warning of the logger ``robe`` and removed; or kept, when it was
+    doing the same ``job``. The folder is locked while it is written, so a second process with the same ``out`` is
+    refused.
 
     Args:
         out: the folder to make; its parents are made too.
         overwrite: replace an existing data set ``out`` (after success only); nothing else is. Default False.
+        job: JSON values that decide every byte of the result. With it, the folder is also kept after an error or an
+            interruption, for the same job to go on. Default None.
+        part: a name, for a share of the job: other parts may write at the same time, and the folder is not renamed
+            at the end. Default None.
 
     Raises:
         FileExistsError: ``out`` exists and ``overwrite`` is False, or it is no data set of robe.
@@ -42,16 +54,20 @@ def staged_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
             f"out: {out} cannot be made: {out.parent} is no folder that can be written to ({error.strerror}); "
             "name another output"
         ) from error
-    lock = _lock(partial)
+    lock = _lock(partial, shared=part is not None)
     try:
-        for leftover in list(partial.iterdir()):
-            log.warning("%s: removed what an interrupted run left behind (%s)", partial, leftover.name)
-            _remove(leftover)
+        _settle(partial, job, part)
+        if part is not None:
+            with _part_lock(partial, part):
+                yield partial
+            return
         if old.exists() and not out.exists():
             log.warning("%s: brought back from %s, where an interrupted run had moved it", out, old)
             old.rename(out)
         _refuse_existing(out, overwrite)
         yield partial
+        for file in (partial / _JOB, *partial.glob(f"*{_LOCK}")):
+            file.unlink(missing_ok=True)
         _sync(partial)
         if old.exists():
             _remove(old)
@@ -62,11 +78,61 @@ def staged_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
         if old.exists():
             _remove(old)
     except BaseException:
-        if partial.exists():
+        if partial.exists() and part is None and (job is None or not _has_work(partial)):
             _remove(partial)
         raise
     finally:
         os.close(lock)
+
+
+def keep_inputs(out: Path, inputs: Sequence[Path]) -> None:
+    """Raises DataError when ``out`` is, or contains, one of ``inputs``, which would be lost when it is replaced."""
+    made = out.resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(made):
+            what = "is" if path.resolve() == made else "contains"
+            raise DataError(f"out: {out} {what} the input {path}, which would be lost; name another output")
+
+
+def _settle(partial: Path, job: Mapping[str, Any] | None, part: str | None) -> None:
+    """Leaves in ``partial`` what belongs to ``job``, and the job itself."""
+    file = partial / _JOB
+    wanted = None if job is None else json.loads(json.dumps(job))
+    if wanted is not None and _read_json(file) == wanted:
+        return
+    if part is not None and any(not path.name.endswith(_LOCK) for path in partial.iterdir()):
+        if _read_json(file) == wanted:  # another part has just begun
+            return
+        raise FileExistsError(
+            f"{partial}: it has parts of another job (other options, other or changed files); finish that one, or "
+            "remove the folder"
+        )
+    for leftover in sorted(partial.iterdir()) if part is None else ():
+        log.warning("%s: removed what an interrupted run left behind (%s)", partial, leftover.name)
+        _remove(leftover)
+    if wanted is not None:
+        temporary = partial / f"{uuid.uuid4()}{_LOCK}"
+        temporary.write_text(json.dumps(wanted), encoding="utf-8")
+        temporary.rename(file)
+
+
+def _has_work(partial: Path) -> bool:
+    files = (path for path in partial.rglob("*") if path.is_file())
+    return any(file.name != _JOB and not file.name.endswith(_LOCK) for file in files)
+
+
+@contextmanager
+def _part_lock(partial: Path, part: str) -> Iterator[None]:
+    import fcntl
+
+    file = partial / f"{part}{_LOCK}"
+    with file.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{partial}: another process is doing part {part}") from error
+        yield
+        file.unlink()
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
@@ -83,21 +149,25 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _is_dataset(folder: Path) -> bool:
     # Of any version, and perhaps damaged: that is when people prepare again.
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    content = _read_json(folder / MANIFEST)
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def _lock(folder: Path) -> int:
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _lock(folder: Path, shared: bool) -> int:
     import fcntl  # not on Windows, where data sets can be read but not prepared
 
     while True:
         folder.mkdir(exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
             raise BlockingIOError(f"{folder}: another process is writing it; wait for it, or stop it") from error

@@ -22,7 +22,7 @@ from robe.data.progress import bar
 from robe.data.quarantine import Quarantine
 from robe.data.source import Source
 from robe.data.spec import TableSpec
-from robe.data.staging import staged_folder
+from robe.data.staging import keep_inputs, staged_folder
 from robe.data.writer import SplitWriter, write_manifest
 
 log = logging.getLogger("robe")
@@ -111,7 +111,7 @@ def _prepare(
 ) -> PreparedDataset:
     spec = cleaner.spec
     infos: list[SourceInfo] = []
-    _keep(out, [source.path for source, _ in inputs] + ([like.path] if like else []))
+    keep_inputs(out, [source.path for source, _ in inputs] + ([like.path] if like else []))
     with staged_folder(out, overwrite) as folder:
         with ExitStack() as stack:
             quarantine = stack.enter_context(Quarantine(folder, max_bad_rows))
@@ -226,14 +226,6 @@ def _write(
             None if ids is None else ids[rows],
             {field: bag.take(rows) for field, bag in bags.items()},
         )
-
-
-def _keep(out: Path, paths: Sequence[Path]) -> None:
-    made = out.resolve()
-    for path in paths:
-        if path.resolve().is_relative_to(made):
-            what = "is" if path.resolve() == made else "contains"
-            raise DataError(f"out: {out} {what} the input {path}, which would be lost; name another output")
 
 
 def _require_rows(quarantine: Quarantine, written: int, splits: Mapping[str, object], train: bool) -> None:
