@@ -38,7 +38,8 @@ struct Plan {
   int64_t segment;  // elements of a chunk: min(Z, D) of the largest D
   bool uniform;     // every segment of every field has the same length
   bool same_dim;    // all fields have one dim and lie side by side
-  bool plain;       // same_dim, all hashed by equation 5 with the default prime, Z <= D, no padding: the fast path
+  bool plain;       // same_dim, all hashed by equation 5 with the default prime, no padding: the fast path
+  int group_shift;  // of a plain plan: rows per block are a power of two
 
   const int64_t *ids, *offsets;
   const void *weights, *grad;

@@ -141,7 +141,10 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
   }
   p.same_dim &= p.width == p.num_fields * p.max_dim;
   p.plain = p.same_dim && !p.offsets && p.form == ROBE_UNIVERSAL && prime == int64_t(kMersenne61);
-  for (const Field& field : memory.fields) p.plain &= !field.direct && !field.has_padding && field.group == 1;
+  const uint64_t group = p.num_fields ? memory.fields[0].group : 1;  // of all fields, as they have one dim
+  p.plain &= (group & (group - 1)) == 0;
+  for (uint64_t g = group; g > 1; g /= 2) p.group_shift++;
+  for (const Field& field : memory.fields) p.plain &= !field.direct && !field.has_padding;
   for (const Field& field : memory.fields) p.plain &= field.rows != 0;
   if (p.plain) {
     for (int64_t i = 0; i < p.num_fields + 7; i++) {

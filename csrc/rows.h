@@ -238,7 +238,8 @@ struct PlainRows {
   const int64_t *limit, *add, *over;
   uint64_t multiplier;
   Modulus modulus;
-  int64_t num_fields, chunks;
+  int64_t num_fields, chunks, dim;
+  int group_shift;
   bool vectors;
 
   explicit PlainRows(const Plan& p)
@@ -252,6 +253,8 @@ struct PlainRows {
         modulus(p.modulus),
         num_fields(p.num_fields),
         chunks(p.max_chunks),
+        dim(p.max_dim),
+        group_shift(p.group_shift),
         vectors(p.modulus.m >= 4096) {}
 
   // Rows n to n + count - 1, of fields f, f + 1, ...; false where an id is outside its table.
@@ -262,8 +265,12 @@ struct PlainRows {
     bool inside = true;
     for (int64_t r = 0; r < count; r++) {
       const uint64_t id = uint64_t(ids[n + r]);
-      const int64_t value = linear_mersenne(id, multiplier, addends[f + r]);
-      const int64_t first = mod(value, modulus), m = modulus.m;
+      const int64_t value = linear_mersenne(id >> group_shift, multiplier, addends[f + r]), m = modulus.m;
+      int64_t first = mod(value, modulus);
+      if (group_shift) {
+        first += int64_t(id & ((uint64_t(1) << group_shift) - 1)) * dim;
+        first -= first >= m ? m : 0;
+      }
       starts[r] = first;
       for (int64_t c = 1; !kOne && c < chunks; c++) {
         int64_t start = first + (value < limit[c] ? add[c] : over[c]);
@@ -296,7 +303,8 @@ struct PlainRows {
     const __mmask8 active = __mmask8((1 << count) - 1);
     const __m512i prime = _mm512_set1_epi64(kMersenne61), m = _mm512_set1_epi64(modulus.m);
     const __m512i id = _mm512_maskz_loadu_epi64(active, ids + n);
-    const __m512i residue = _mm512_add_epi64(_mm512_and_si512(id, prime), _mm512_srli_epi64(id, 61));
+    const __m512i key = _mm512_srl_epi64(id, _mm_cvtsi32_si128(group_shift));
+    const __m512i residue = _mm512_add_epi64(_mm512_and_si512(key, prime), _mm512_srli_epi64(key, 61));
     const __m512i x0 = _mm512_and_si512(residue, _mm512_set1_epi64(0x7FFFFFFF)), x1 = _mm512_srli_epi64(residue, 31);
     const __m512i a0 = _mm512_set1_epi64(multiplier & 0x7FFFFFFF), a1 = _mm512_set1_epi64(multiplier >> 31);
     const __m512i middle = _mm512_add_epi64(_mm512_mul_epu32(x0, a1), _mm512_mul_epu32(x1, a0));  // times 2^31
@@ -311,6 +319,11 @@ struct PlainRows {
     first = _mm512_sub_epi64(value, _mm512_mullo_epi64(quotient, m));
     first = _mm512_min_epu64(first, _mm512_add_epi64(first, m));  // a negative number is a huge unsigned one
     first = _mm512_min_epu64(first, _mm512_sub_epi64(first, m));
+    if (group_shift) {  // rows of a block lie side by side
+      const __m512i number = _mm512_and_si512(id, _mm512_set1_epi64((int64_t(1) << group_shift) - 1));
+      first = _mm512_add_epi64(first, _mm512_mullo_epi64(number, _mm512_set1_epi64(dim)));
+      first = _mm512_min_epu64(first, _mm512_sub_epi64(first, m));
+    }
     return !_mm512_mask_cmpgt_epu64_mask(active, id, _mm512_loadu_si512(bounds + f));
   }
 #endif

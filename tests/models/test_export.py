@@ -32,7 +32,7 @@ def test_an_exported_model_is_saved_and_loaded(model):
         torch.testing.assert_close(loaded(*inputs), model(*inputs))
 
 
-@pytest.mark.filterwarnings("default")  # of the compiler itself
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by inductor itself
 def test_inductor_gives_the_same_results_and_gradients(model):
     compiled, inputs = torch.compile(model, fullgraph=True), batch(16)
     out = compiled(*inputs)
