@@ -552,14 +552,16 @@ template <class G>
 void add_bucket(const Plan& p, const G* grad, const Router& router, bool wide, int64_t bucket, int64_t size,
                 Accumulator<G>* sums, uint64_t* touched) {
   if (wide) return add_entries<G, 0, WideEntry>(grad, router, 0, bucket, size, sums, touched);
-  switch (p.segment) {
-    case 1: return add_entries<G, 1, Entry>(grad, router, 1, bucket, size, sums, touched);
-    case 2: return add_entries<G, 2, Entry>(grad, router, 2, bucket, size, sums, touched);
-    case 4: return add_entries<G, 4, Entry>(grad, router, 4, bucket, size, sums, touched);
-    case 8: return add_entries<G, 8, Entry>(grad, router, 8, bucket, size, sums, touched);
-    case 16: return add_entries<G, 16, Entry>(grad, router, 16, bucket, size, sums, touched);
-    default: return add_entries<G, 0, Entry>(grad, router, p.segment, bucket, size, sums, touched);
+  if constexpr (sizeof(G) == sizeof(float)) {  // as in add_rows_as()
+    switch (p.segment) {
+      case 1: return add_entries<G, 1, Entry>(grad, router, 1, bucket, size, sums, touched);
+      case 2: return add_entries<G, 2, Entry>(grad, router, 2, bucket, size, sums, touched);
+      case 4: return add_entries<G, 4, Entry>(grad, router, 4, bucket, size, sums, touched);
+      case 8: return add_entries<G, 8, Entry>(grad, router, 8, bucket, size, sums, touched);
+      case 16: return add_entries<G, 16, Entry>(grad, router, 16, bucket, size, sums, touched);
+    }
   }
+  return add_entries<G, 0, Entry>(grad, router, p.segment, bucket, size, sums, touched);
 }
 
 // Adds the gradients of samples begin to end of a plain plan to slots [slot_begin, slot_end) of `sums`, in order of rows.
@@ -601,13 +603,15 @@ bool add_rows_segments(const Plan& p, int64_t begin, int64_t end, int64_t slot_b
 template <class T>
 bool add_rows_as(const Plan& p, int64_t begin, int64_t end, int64_t slot_begin, int64_t slot_end,
                  Accumulator<T>* sums, char* scratch) {
-  switch (p.uniform ? p.segment : 0) {
-    case 1: return add_rows_segments<T, 1>(p, begin, end, slot_begin, slot_end, sums, scratch);
-    case 4: return add_rows_segments<T, 4>(p, begin, end, slot_begin, slot_end, sums, scratch);
-    case 8: return add_rows_segments<T, 8>(p, begin, end, slot_begin, slot_end, sums, scratch);
-    case 16: return add_rows_segments<T, 16>(p, begin, end, slot_begin, slot_end, sums, scratch);
-    default: return add_rows_segments<T, 0>(p, begin, end, slot_begin, slot_end, sums, scratch);
+  if constexpr (sizeof(T) == sizeof(float)) {  // the dtype of training; every length built in costs time to compile
+    switch (p.uniform ? p.segment : 0) {
+      case 1: return add_rows_segments<T, 1>(p, begin, end, slot_begin, slot_end, sums, scratch);
+      case 4: return add_rows_segments<T, 4>(p, begin, end, slot_begin, slot_end, sums, scratch);
+      case 8: return add_rows_segments<T, 8>(p, begin, end, slot_begin, slot_end, sums, scratch);
+      case 16: return add_rows_segments<T, 16>(p, begin, end, slot_begin, slot_end, sums, scratch);
+    }
   }
+  return add_rows_segments<T, 0>(p, begin, end, slot_begin, slot_end, sums, scratch);
 }
 
 // ---- Optimizers: torch.optim's formulas on slots [begin, begin + n) of a bucket, whose sums become zero. ----
