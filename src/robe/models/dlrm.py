@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
+from robe.models.common import EmbeddingCollection, check_dense, common_dim
 from robe.nn.collection import RobeEmbeddingCollection
 from robe.nn.interactions import DotInteraction
 from robe.nn.mlp import mlp
-
-
-class EmbeddingCollection(Protocol):
-    """What a model asks of its embedding: any collection of ``robe.nn``, or yours."""
-
-    num_fields: int
-    embedding_dim: int | None
-
-    def __call__(self, ids: Tensor | Jagged) -> Tensor:
-        """Ids [B, F] -> [B, F, D]."""
-        ...
 
 
 class DLRM(nn.Module):
@@ -52,9 +42,7 @@ class DLRM(nn.Module):
         concat_embeddings: bool = False,
     ) -> None:
         super().__init__()
-        dim = embedding.embedding_dim
-        if dim is None:
-            raise ValueError("embedding: DLRM needs fields of one common embedding_dim")
+        dim = common_dim("DLRM", embedding)
         features = embedding.num_fields + (num_dense > 0)
         if features < 2 and not concat_embeddings:
             raise ValueError(
@@ -83,7 +71,8 @@ class DLRM(nn.Module):
         Raises:
             ValueError: ``dense`` is missing, unexpected or of another width.
         """
-        bottom = self._bottom(dense)
+        check_dense(dense, self.num_dense)
+        bottom: Tensor | None = None if self.bottom is None else self.bottom(dense)
         robe = self.embedding if isinstance(self.embedding, RobeEmbeddingCollection) else None
         if robe is not None and not self.concat_embeddings and robe.fuses_dot(ids, bottom):
             fused: Tensor = self.top(robe.dot(cast(Tensor, ids), bottom)).squeeze(-1)
@@ -95,15 +84,3 @@ class DLRM(nn.Module):
             vectors = torch.cat([bottom.unsqueeze(1), vectors], dim=1)
         logits: Tensor = self.top(torch.cat([*parts, self.interaction(vectors)], dim=1)).squeeze(-1)
         return logits
-
-    def _bottom(self, dense: Tensor | None) -> Tensor | None:
-        """[B, D], or None without numeric features."""
-        if self.bottom is None:
-            if dense is not None and dense.shape[-1] != 0:
-                raise ValueError(f"dense: expected None, the model has num_dense=0; got shape {tuple(dense.shape)}")
-            return None
-        if dense is None or dense.dim() != 2 or dense.shape[-1] != self.num_dense:
-            got = None if dense is None else tuple(dense.shape)
-            raise ValueError(f"dense: expected shape [B, {self.num_dense}], got {got}")
-        bottom: Tensor = self.bottom(dense)
-        return bottom

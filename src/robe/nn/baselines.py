@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -37,6 +38,7 @@ class _TableCollection(DescribedModule):
         columns = field_tables(self.tables, fields)
         parse_mode(mode)
         self.mode, self.sparse, self.init_std = mode, sparse, init_std
+        self._columns = fields
         self.num_fields = len(columns)
         self.embedding_dim = common_dim(columns)
         self._column_tables = [self.tables.index(t) for t in columns]
@@ -123,6 +125,17 @@ class _TableCollection(DescribedModule):
         dim = self.tables[t].embedding_dim
         return before + self._checked_rows(t, ids).unsqueeze(-1) * dim + torch.arange(dim, device=ids.device)
 
+    def _of_dim_1(self) -> list[Table]:
+        return [replace(table, embedding_dim=1) for table in self.tables]
+
+    def _common(self) -> dict[str, Any]:
+        """Arguments that a collection of the same fields takes over."""
+        weight = self._bag(0).weight
+        return {
+            "fields": self._columns, "mode": self.mode, "init_std": self.init_std,
+            "device": weight.device, "dtype": weight.dtype,
+        }  # fmt: skip
+
     def _index(self, table: int | str) -> int:
         return table_index(self.tables, table)
 
@@ -170,6 +183,10 @@ class FullEmbeddingCollection(_TableCollection):
     def rows(self, table: int, ids: Tensor) -> Tensor:
         """The id itself."""
         return ids
+
+    def first_order(self) -> FullEmbeddingCollection:
+        """A collection of dim 1 for the same fields, with tables of its own: weights of first-order terms."""
+        return FullEmbeddingCollection(self._of_dim_1(), sparse=self.sparse, **self._common())
 
 
 class HashingTrickCollection(_TableCollection):
@@ -227,6 +244,14 @@ class HashingTrickCollection(_TableCollection):
             return ids
         spec = self.hash.spec(block_size=1, num_slots=stored, use_sign=False)
         return place(ids, self.hash.addend(table, 0), 1, spec).squeeze(-1)
+
+    def first_order(self) -> HashingTrickCollection:
+        """A collection of dim 1 for the same fields, of as many rows: weights of first-order terms."""
+        rows = sum(self._bag(t).num_embeddings for t in range(len(self.tables)))
+        return HashingTrickCollection(
+            self._of_dim_1(), num_slots=rows, capped=self.capped, seed=self.hash.seed, sparse=self.sparse,
+            **self._common(),
+        )  # fmt: skip
 
     def description(self) -> dict[str, Any]:
         """The hash, and the stored and original rows of every table."""

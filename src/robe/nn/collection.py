@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from robe.functional import parse_mode, robe_lookup, robe_lookup_dot
-from robe.hashing import Hash
+from robe.hashing import Hash, ReleasedHash
 from robe.jagged import Jagged
 from robe.layout import Table, check_tables, table_index
 from robe.nn.array import RobeArray
@@ -84,6 +85,7 @@ class RobeEmbeddingCollection(RobeModule):
         self.mode = mode
         self.num_fields = len(columns)
         self.embedding_dim = common_dim(columns)
+        self._columns = fields
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -122,6 +124,31 @@ class RobeEmbeddingCollection(RobeModule):
         if self.embedding_dim is None:
             return flat
         return flat.view(flat.shape[0], self.num_fields, self.embedding_dim)
+
+    def first_order(self) -> RobeEmbeddingCollection:
+        """A collection of dim 1 for the same fields: weights of first-order terms, in slots of the same array.
+
+        Its tables are numbered after these, so that weights are placed independently of the embeddings.
+
+        Raises:
+            ValueError: the hash is the released one, which does not number tables, or there are direct tables, whose
+                rows the weights would be hashed onto.
+        """
+        layout = self.layout
+        if isinstance(layout.hash, ReleasedHash):
+            raise ValueError(  # noqa: TRY004
+                "first_order: the released hash does not number tables; tie the weights, as its authors did"
+            )
+        if len(layout.hashed_tables) < len(layout.tables):
+            raise ValueError(
+                "first_order: weights of their own would be hashed onto the rows of direct tables; tie them"
+            )
+        following = 1 + max(layout.table_id(i) for i in range(len(layout.tables)))
+        tables = [replace(t, embedding_dim=1, table_id=following + i) for i, t in enumerate(layout.tables)]
+        return RobeEmbeddingCollection(
+            tables, block_size=layout.block_size, fields=self._columns, mode=self.mode, use_sign=layout.use_sign,
+            array=self, hash=layout.hash,
+        )  # fmt: skip
 
     def fuses_dot(self, ids: Tensor | Jagged, dense: Tensor | None = None) -> bool:
         """Whether ``dot(ids, dense)`` has a kernel of its own: one id per field, one dim, float32 on CPU.

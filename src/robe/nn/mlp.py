@@ -1,4 +1,4 @@
-"""Multi-layer perceptron with the initialisation of DLRM."""
+"""Multi-layer perceptrons."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def mlp(sizes: Sequence[int], last_relu: bool) -> nn.Sequential:
-    """Linear layers with ReLU between them.
+    """Linear layers with ReLU between them, as in DLRM.
 
     Weights start as N(0, 2 / (fan_in + fan_out)) and biases as N(0, 1 / fan_out), as in Facebook's DLRM.
 
@@ -23,3 +23,28 @@ def mlp(sizes: Sequence[int], last_relu: bool) -> nn.Sequential:
         nn.init.normal_(linear.bias, std=math.sqrt(1 / fan_out))
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*(layers if last_relu else layers[:-1]))
+
+
+def hidden_layers(
+    sizes: Sequence[int], dropout: float = 0.0, batch_norm: bool = False, init_std: float | None = None
+) -> nn.Sequential:
+    """Layers of linear, batch normalisation, ReLU and dropout: the deep part of the other models.
+
+    Args:
+        sizes: widths, input first.
+        dropout: probability of dropping a unit's output while training.
+        batch_norm: normalise over the batch before each ReLU.
+        init_std: weights start as N(0, init_std**2); None for torch's own start of linear layers.
+    """
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        linear = nn.Linear(fan_in, fan_out)
+        if init_std is not None:
+            nn.init.normal_(linear.weight, std=init_std)
+        layers.append(linear)
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(fan_out))
+        layers.append(nn.ReLU())
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)

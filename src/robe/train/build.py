@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,10 +12,10 @@ from torch import nn
 
 import robe.optim
 from robe.hashing import MixedHash, ReleasedHash, UniversalHash
-from robe.layout import Table
-from robe.models import DLRM
+from robe.layout import Table, resolve_num_slots
+from robe.models import MODELS
 from robe.nn import FullEmbeddingCollection, HashingTrickCollection, RobeEmbeddingCollection
-from robe.train.config import DEFAULT_COMPRESSION, SIZES, EmbeddingConfig, RunConfig, TrainConfig
+from robe.train.config import DEFAULT_COMPRESSION, SIZES, EmbeddingConfig, RunConfig, TrainConfig, model_options
 
 if TYPE_CHECKING:
     from robe.data import Field
@@ -35,7 +36,13 @@ class Schema(Protocol):
 
 
 def build_embedding(
-    config: EmbeddingConfig, fields: Sequence[Field], dim: int, pooling: str = "mean", *, sparse: bool = False
+    config: EmbeddingConfig,
+    fields: Sequence[Field],
+    dim: int,
+    pooling: str = "mean",
+    *,
+    sparse: bool = False,
+    first_order: bool = False,
 ) -> Collection:
     """The embedding collection of ``config`` for ``fields``.
 
@@ -45,6 +52,7 @@ def build_embedding(
         dim: D.
         pooling: of multi-valued fields: ``"mean"``, ``"sum"`` or ``"max"``.
         sparse: gradients of the touched rows only.
+        first_order: leave room for ``first_order()``: a compression counts the first-order weights too.
 
     Returns:
         A module ids [B, F] -> [B, F, D].
@@ -76,6 +84,9 @@ def build_embedding(
     if config.kind == "full":
         return FullEmbeddingCollection(tables, sparse=sparse, **common)
     if config.kind == "robe":
+        if first_order and "compression" in size:
+            every = [*tables, *(dataclasses.replace(table, embedding_dim=1) for table in tables)]
+            size = {"num_slots": resolve_num_slots(every, None, size["compression"], None, torch.float32)}
         hashes = {"universal": UniversalHash, "mixed": MixedHash, "released": ReleasedHash}
         return RobeEmbeddingCollection(
             tables, **size, block_size=config.block_size, hash=hashes[config.hash](seed=seed),
@@ -84,7 +95,7 @@ def build_embedding(
     return HashingTrickCollection(tables, **size, capped=config.kind == "capped", seed=seed, sparse=sparse, **common)
 
 
-def build_model(config: RunConfig, schema: Schema) -> DLRM:
+def build_model(config: RunConfig, schema: Schema) -> nn.Module:
     """The model of ``config`` for data of ``schema``, with initial values from torch's global generator.
 
     Returns:
@@ -96,20 +107,23 @@ def build_model(config: RunConfig, schema: Schema) -> DLRM:
     if not schema.fields:
         raise ValueError("data: expected at least one categorical field, found none")
     model = config.model
+    options = model_options(model)
+    own = options.get("first_order") == "own"
     embedding = build_embedding(
         config.embedding,
         schema.fields,
         model.embedding_dim,
         model.pooling,
         sparse=config.train.sparse_gradients is True,
+        first_order=own,
     )
-    return DLRM(
-        embedding,
-        num_dense=len(schema.dense_names),
-        bottom_mlp=model.bottom_mlp,
-        top_mlp=model.top_mlp,
-        concat_embeddings=model.concat_embeddings,
-    )
+    if own:
+        options["first_order"] = embedding.first_order()
+    elif options.get("first_order") == "none":
+        options["first_order"] = None
+    if options.get("mlp_init_std") == "torch":
+        options["mlp_init_std"] = None
+    return MODELS[model.name](embedding, num_dense=len(schema.dense_names), **options)
 
 
 def build_optimizers(config: TrainConfig, model: nn.Module, embedding: nn.Module) -> list[torch.optim.Optimizer]:

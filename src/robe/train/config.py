@@ -1,6 +1,7 @@
 """The configuration of a training run: frozen dataclasses, read from YAML or JSON, dotted overrides on top."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,24 +44,66 @@ class DataConfig:
 class ModelConfig:
     """The network around the embeddings.
 
+    Keys that stand at None take the model's own default (``robe.models``: those of the paper's runs); a model refuses
+    keys that it does not know.
+
     Args:
-        name: ``"dlrm"``.
+        name: ``"dlrm"``, ``"dcn"``, ``"autoint"``, ``"deepfm"``, ``"xdeepfm"``, ``"fibinet"``, ``"dcnv2"`` or
+            ``"finalmlp"``.
         embedding_dim: D, the size of every embedding; default 16.
-        bottom_mlp: hidden layers over the numeric features; a last layer to ``embedding_dim`` follows by itself.
-        top_mlp: hidden layers over the interactions; a last layer to one logit follows by itself.
-        concat_embeddings: give the embeddings themselves to the top MLP too, beside their dot products; default false,
-            as in DLRM. Worth trying where there are no numeric features.
         pooling: how the ids of a multi-valued field become one embedding: ``"mean"``, ``"sum"`` or ``"max"``.
+        first_order: weights of single ids: ``"tied"`` (element 0 of the embedding), ``"own"`` (a table of dim 1 for
+            each field, in the same ROBE array) or ``"none"``; dcn, autoint, deepfm, xdeepfm, fibinet.
+        mlp: hidden layers of the deep part; all but dlrm.
+        dropout: of the deep part; all but dlrm.
+        batch_norm: normalise over the batch in the deep part; all but dlrm.
+        mlp_init_std: standard deviation of the deep part's initial weights; ``"torch"`` for torch's own start; all but
+            dlrm.
+        bottom_mlp: dlrm: hidden layers over the numeric features; a last layer to ``embedding_dim`` follows by itself.
+        top_mlp: dlrm: hidden layers over the interactions; a last layer to one logit follows by itself.
+        concat_embeddings: dlrm: give the embeddings themselves to the top MLP too, beside their dot products. Worth
+            trying where there are no numeric features.
+        cross_layers: dcn, dcnv2: layers of the cross network.
+        cross_rank: dcnv2: rank of the cross layers' matrices; None for whole ones.
+        attention_layers: autoint: layers of self-attention.
+        attention_heads: autoint: heads of a layer.
+        attention_dim: autoint: size of a head.
+        attention_residual: autoint: add a linear image of a layer's input.
+        cin: xdeepfm: feature maps of each layer of the compressed interaction network.
+        cin_split_half: xdeepfm: half of a layer's maps feeds the next layer, the other half the output.
+        reduction_ratio: fibinet: fields per hidden unit of the SENET.
+        bilinear: fibinet: ``"interaction"`` (a matrix per pair of fields), ``"each"`` or ``"all"``.
+        second_mlp: finalmlp: hidden layers of the second stream.
+        num_heads: finalmlp: heads of the fusion.
+        gates: finalmlp: scale the inputs of each stream.
     """
 
     __pydantic_config__ = _STRICT
 
-    name: Literal["dlrm"] = "dlrm"
+    name: Literal["dlrm", "dcn", "autoint", "deepfm", "xdeepfm", "fibinet", "dcnv2", "finalmlp"] = "dlrm"
     embedding_dim: PositiveInt = 16
-    bottom_mlp: tuple[PositiveInt, ...] = (512, 256, 64)
-    top_mlp: tuple[PositiveInt, ...] = (512, 256)
-    concat_embeddings: bool = False
     pooling: Literal["mean", "sum", "max"] = "mean"
+    first_order: Literal["tied", "own", "none"] | None = None
+    mlp: tuple[PositiveInt, ...] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    batch_norm: bool | None = None
+    mlp_init_std: PositiveFloat | Literal["torch"] | None = None
+    bottom_mlp: tuple[PositiveInt, ...] | None = None
+    top_mlp: tuple[PositiveInt, ...] | None = None
+    concat_embeddings: bool | None = None
+    cross_layers: PositiveInt | None = None
+    cross_rank: PositiveInt | None = None
+    attention_layers: PositiveInt | None = None
+    attention_heads: PositiveInt | None = None
+    attention_dim: PositiveInt | None = None
+    attention_residual: bool | None = None
+    cin: tuple[PositiveInt, ...] | None = None
+    cin_split_half: bool | None = None
+    reduction_ratio: PositiveInt | None = None
+    bilinear: Literal["interaction", "each", "all"] | None = None
+    second_mlp: tuple[PositiveInt, ...] | None = None
+    num_heads: PositiveInt | None = None
+    gates: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +236,7 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | I
 def resolve(config: RunConfig) -> RunConfig:
     """The same configuration, checked again, with every default that depends on another key filled in."""
     config = _validate(to_dict(config))
-    embedding, train = config.embedding, config.train
+    embedding, train, model = config.embedding, config.train, _resolve_model(config.model)
     if embedding.kind != "full" and not _sizes(embedding):
         embedding = dataclasses.replace(embedding, compression=DEFAULT_COMPRESSION)
     if embedding.seed is None:
@@ -212,7 +255,37 @@ def resolve(config: RunConfig) -> RunConfig:
     if train.sparse_gradients and config.model.pooling == "max":
         raise ValueError("train.sparse_gradients: torch has none for model.pooling='max'; expected false, got true")
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).expanduser().resolve()))
-    return dataclasses.replace(config, data=data, embedding=embedding, train=train)
+    return dataclasses.replace(config, data=data, model=model, embedding=embedding, train=train)
+
+
+def model_options(model: ModelConfig) -> dict[str, Any]:
+    """The arguments that ``model`` gives to its class: the keys that are set and belong to that model."""
+    shared = ("name", "embedding_dim", "pooling")
+    return {
+        f.name: getattr(model, f.name)
+        for f in dataclasses.fields(model)
+        if f.name not in shared and getattr(model, f.name) is not None
+    }
+
+
+def _resolve_model(model: ModelConfig) -> ModelConfig:
+    """The model's own defaults in place of None; ValueError for a key that it does not know."""
+    from robe.models import MODELS
+
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(MODELS[model.name]).parameters.items()
+        if name not in ("embedding", "num_dense")
+    }
+    given = model_options(model)
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(
+            f"model.{unknown[0]}: {model.name!r} has no such option, got {given[unknown[0]]!r}; "
+            f"it has {sorted(known)}"
+        )
+    if "mlp_init_std" in known and known["mlp_init_std"] is None:
+        known["mlp_init_std"] = "torch"
+    return dataclasses.replace(model, **(known | given))
 
 
 def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:

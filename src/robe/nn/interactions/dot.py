@@ -1,4 +1,4 @@
-"""Interactions between the feature vectors of a sample."""
+"""Dot products of all pairs: the interaction of DLRM."""
 
 import torch
 from torch import Tensor, nn
