@@ -280,8 +280,7 @@ def _resolve_model(model: ModelConfig) -> ModelConfig:
     given = model_options(model)
     if unknown := [key for key in given if key not in known]:
         raise ValueError(
-            f"model.{unknown[0]}: {model.name!r} has no such option, got {given[unknown[0]]!r}; "
-            f"it has {sorted(known)}"
+            f"model.{unknown[0]}: {model.name!r} has no such option, got {given[unknown[0]]!r}; it has {sorted(known)}"
         )
     if "mlp_init_std" in known and known["mlp_init_std"] is None:
         known["mlp_init_std"] = "torch"
