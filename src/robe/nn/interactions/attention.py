@@ -28,7 +28,8 @@ class SelfAttention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[B, F, D] -> [B, F, num_outputs]."""
         parts = torch.split(F.linear(features, self.weight), self.num_outputs, dim=2)
-        query, key, value = (part.view(*part.shape[:2], self.num_heads, -1).transpose(1, 2) for part in parts[:3])
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # [B, heads, F, head_dim]
+        heads = (*features.shape[:2], self.num_heads, self.num_outputs // self.num_heads)
+        query, key, value = (part.view(heads).transpose(1, 2) for part in parts[:3])  # [B, heads, F, head_dim]
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         attended = attended.transpose(1, 2).flatten(2)
         return torch.relu(attended + parts[3] if len(parts) > 3 else attended)
