@@ -116,11 +116,39 @@ class TestResolve:
         full = RunConfig(embedding=EmbeddingConfig("full"))
         assert resolve(full).train.sparse_gradients is True
         decay = dataclasses.replace(full, train=TrainConfig(weight_decay=0.1))
-        with pytest.raises(ValueError, match=r"train\.weight_decay: expected 0 with sparse gradients"):
+        with pytest.raises(ValueError, match=r"train\.embedding_weight_decay: expected 0 with sparse gradients"):
             resolve(decay)
         with pytest.raises(ValueError, match=r"train\.sparse_gradients: a ROBE array"):
             resolve(RunConfig(train=TrainConfig(sparse_gradients=True)))
 
 
 def test_to_dict_is_plain():
-    assert to_dict(RunConfig())["model"]["top_mlp"] == [512, 256]
+    assert to_dict(resolve(RunConfig()))["model"]["top_mlp"] == [512, 256]
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["train.momentum=0.9"], r"train\.momentum: only 'sgd' has it, got 0\.9 with 'adam'"),
+            (["train.decay_steps=5"], r"expected both or neither, got None and 5"),
+            (["embedding.kind=full", "train.clip_norm=1"], r"train\.clip_norm: torch clips no sparse gradients"),
+            (
+                ["embedding.kind=full", "train.momentum=0.9", "train.optimizer=sgd"],
+                r"train\.momentum: expected 0 with sparse gradients",
+            ),
+            (["model.mlp=[8]"], r"model\.mlp: 'dlrm' has no such option, got \(8,\); it has \['bottom_mlp'"),
+            (["model.name=deepfm", "model.cin=[8]"], r"model\.cin: 'deepfm' has no such option"),
+        ],
+    )
+    def test_what_does_not_go_together(self, overrides, message):
+        with pytest.raises(ValueError, match=message):
+            resolve(load_config(None, overrides))
+
+    def test_a_model_fills_in_its_own_defaults(self):
+        model = resolve(load_config(None, ["model.name=xdeepfm", "model.dropout=0"])).model
+        assert (model.mlp, model.cin, model.dropout, model.first_order) == ((400,) * 3, (200,) * 3, 0, "tied")
+        assert model.top_mlp is None
+        assert resolve(load_config(None, ["model.name=dcnv2"])).model.mlp_init_std == "torch"
+
+    def test_embeddings_follow_the_network_unless_told(self):
+        train = resolve(load_config(None, ["train.optimizer=sgd", "train.weight_decay=0.1"])).train
+        assert (train.embedding_optimizer, train.embedding_weight_decay) == ("sgd", 0.1)

@@ -14,6 +14,12 @@ def train(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: checkpoints, metrics, configuration.")] = ...,  # type: ignore[assignment]
     config: Annotated[Path | None, typer.Option(help="YAML or JSON file; the options below win over it.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="dlrm, dcn, autoint, deepfm, xdeepfm, fibinet, dcnv2 or finalmlp.  (model.name)", show_default="dlrm"
+        ),
+    ] = None,
     embedding: Annotated[
         str | None, typer.Option(help="robe, full, hashing or capped.  (embedding.kind)", show_default="robe")
     ] = None,
@@ -52,7 +58,7 @@ def train(
     progress: Annotated[bool | None, typer.Option(help="Progress bar on stderr.", show_default="on a terminal")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a DLRM on a prepared data set.
+    """Train a click model on a prepared data set: DLRM, or another with --model.
 
     Stops when the validation AUC stops rising, and evaluates the best checkpoint on the test split, once.
     Killed half-way, the same command goes on from the last checkpoint and ends in the same bits.
@@ -63,12 +69,15 @@ def train(
 
         robe train data/ml --out runs/full --embedding full
 
+        robe train data/ml --out runs/deepfm --model deepfm --set model.dropout=0.2 --set model.mlp=[256,256]
+
         robe train --config run.yaml --out runs/x --set train.eval_every=200 --set embedding.init_std=0.05
     """
     from robe.train import load_config, parse_overrides, run
 
     options: dict[str, Any] = {
         "data.path": data,
+        "model.name": model,
         "embedding.kind": embedding,
         "embedding.compression": compression,
         "embedding.num_slots": num_slots,

@@ -1,6 +1,6 @@
 """Training: configuration, loop, metrics, run folders."""
 
-from robe.train.build import build_embedding, build_model, build_optimizers
+from robe.train.build import build_embedding, build_model
 from robe.train.config import (
     DataConfig,
     EmbeddingConfig,

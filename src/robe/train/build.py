@@ -1,4 +1,4 @@
-"""Builds the objects that a configuration describes: embedding, model, optimizers."""
+"""Builds what a configuration describes: embedding and model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 from torch import nn
 
-import robe.optim
 from robe.hashing import MixedHash, ReleasedHash, UniversalHash
 from robe.layout import Table, resolve_num_slots
 from robe.models import MODELS
 from robe.nn import FullEmbeddingCollection, HashingTrickCollection, RobeEmbeddingCollection
-from robe.train.config import DEFAULT_COMPRESSION, SIZES, EmbeddingConfig, RunConfig, TrainConfig, model_options
+from robe.train.config import DEFAULT_COMPRESSION, SIZES, EmbeddingConfig, RunConfig, model_options
+from robe.train.optimizers import embeddings_of
 
 if TYPE_CHECKING:
     from robe.data import Field
@@ -126,52 +126,12 @@ def build_model(config: RunConfig, schema: Schema) -> nn.Module:
     return MODELS[model.name](embedding, num_dense=len(schema.dense_names), **options)
 
 
-def build_optimizers(config: TrainConfig, model: nn.Module, embedding: nn.Module) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two where a ROBE array has a fused one or the embedding sparse gradients."""
-    embedding_lr = config.embedding_learning_rate or config.learning_rate
-    tables = list(embedding.parameters())
-    known = {id(parameter) for parameter in tables}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    groups = [{"params": rest, "lr": config.learning_rate}]
-    if isinstance(embedding, RobeEmbeddingCollection):
-        return [_dense(config, groups), _fused(config, embedding, embedding_lr)]
-    if config.sparse_gradients is True:
-        return [_dense(config, groups), _sparse(config, tables, embedding_lr)]
-    return [_dense(config, [*groups, {"params": tables, "lr": embedding_lr}])]
-
-
-def _dense(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    decay = config.weight_decay
-    if config.optimizer == "adam":
-        return torch.optim.Adam(groups, weight_decay=decay, fused=True)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, weight_decay=decay, fused=True)
-    return torch.optim.Adagrad(groups, weight_decay=decay)
-
-
-def _fused(config: TrainConfig, embedding: nn.Module, lr: float) -> torch.optim.Optimizer:
-    decay = config.weight_decay
-    if config.optimizer == "adam":
-        return robe.optim.Adam(embedding, lr=lr, weight_decay=decay)
-    if config.optimizer == "sgd":
-        return robe.optim.SGD(embedding, lr=lr, weight_decay=decay)
-    return robe.optim.Adagrad(embedding, lr=lr, weight_decay=decay)
-
-
-def _sparse(config: TrainConfig, tables: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.SparseAdam(tables, lr=lr)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(tables, lr=lr)
-    return torch.optim.Adagrad(tables, lr=lr)
-
-
 @dataclass(frozen=True)
 class Sizes:
     """Parameters of a model.
 
     Args:
-        embedding: stored by the embedding.
+        embedding: stored by the embedding and first-order weights.
         dense: all others.
         full: what full tables would store; None for fields without a vocabulary.
     """
@@ -181,10 +141,11 @@ class Sizes:
     full: int | None
 
 
-def count(model: nn.Module, embedding: nn.Module) -> Sizes:
-    """Counts the parameters of ``model``."""
-    stored = sum(parameter.numel() for parameter in embedding.parameters())
+def count(model: nn.Module) -> Sizes:
+    """Counts the parameters of ``model``, each once; first-order weights of their own count as embeddings."""
+    embeddings = embeddings_of(model)
+    stored = sum(parameter.numel() for parameter in embeddings.parameters())
     total = sum(parameter.numel() for parameter in model.parameters())
-    unbounded = any(table.num_embeddings is None for table in cast(Iterable[Any], embedding.tables))
-    full = None if unbounded else int(embedding.full_parameters)  # type: ignore[arg-type]
-    return Sizes(stored, total - stored, full)
+    tables = [table for module in embeddings for table in cast(Iterable[Table], module.tables)]
+    unbounded = any(table.num_embeddings is None for table in tables)
+    return Sizes(stored, total - stored, None if unbounded else sum(table.full_parameters for table in tables))

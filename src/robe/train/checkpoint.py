@@ -38,8 +38,10 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> dict[str, Any]:
     """Writes ``folder/name`` and returns the pointer to it, to be saved with ``write_json``."""
-    weights = {key: _storable(value) for key, value in checkpoint.model.items() if isinstance(value, Tensor)}
-    extra = {key: value for key, value in checkpoint.model.items() if key not in weights}
+    named = {key: value for key, value in checkpoint.model.items() if isinstance(value, Tensor)}
+    extra = {key: value for key, value in checkpoint.model.items() if key not in named}
+    aliases = _aliases(named)
+    weights = {key: _storable(value) for key, value in named.items() if key not in aliases}
     tensors: dict[str, Tensor] = {}
     optimizer = _pack(checkpoint.optimizer, tensors, "")
 
@@ -52,7 +54,7 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> dict[str
         files[file] = {"bytes": (partial / file).stat().st_size, "sha256": _digest(partial / file)}
     document = {
         "format": FORMAT, "version": VERSION, "files": files,
-        "model_extra": extra, "optimizer": optimizer, "state": checkpoint.state,
+        "model_extra": extra, "model_aliases": aliases, "optimizer": optimizer, "state": checkpoint.state,
     }  # fmt: skip
     (partial / "state.json").write_text(json.dumps(document), encoding="utf-8")
     pointer = {"checkpoint": name, "sha256": _digest(partial / "state.json")}
@@ -87,7 +89,9 @@ def load_checkpoint(folder: Path, pointer: Mapping[str, Any], *, model_only: boo
         except SafetensorError as error:
             raise _damaged(path / name, str(error)) from error
     optimizer = None if model_only else _unpack(document["optimizer"], tensors["optimizer.safetensors"])
-    return Checkpoint(tensors["model.safetensors"] | document["model_extra"], optimizer, document["state"])
+    model = tensors["model.safetensors"] | document["model_extra"]
+    model |= {name: model[first] for name, first in document.get("model_aliases", {}).items()}
+    return Checkpoint(model, optimizer, document["state"])
 
 
 def keep_checkpoints(folder: Path, names: set[str]) -> None:
@@ -117,6 +121,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise _damaged(path, str(error)) from error
+
+
+def _aliases(named: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of tensors that stand under an earlier name too, such as an array that two collections share."""
+    first: dict[tuple[Any, ...], str] = {}
+    aliases = {}
+    for name, tensor in named.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() and first.setdefault(place, name) != name:
+            aliases[name] = first[place]
+    return aliases
 
 
 def _storable(tensor: Tensor) -> Tensor:

@@ -153,11 +153,25 @@ class TrainConfig:
             larger one window by window. Default 2^20. More for data sorted by user or by time, where it matters.
         optimizer: ``"adam"``, ``"sgd"`` or ``"adagrad"``.
         learning_rate: of all parameters; default 1e-3.
-        learning_rate_decay: factor on all learning rates per epoch, applied smoothly at every step; default 1 (none).
+        momentum: of ``"sgd"``; default 0.
+        embedding_optimizer: of the embeddings and first-order weights; None (default) for ``optimizer``.
         embedding_learning_rate: of the embeddings; None (default) for ``learning_rate``.
+        base_batch_size: the batch size that the learning rates are meant for; they are scaled to ``batch_size`` by
+            ``batch_scaling``. None (default): they are meant for ``batch_size``.
+        batch_scaling: ``"linear"`` (default): rates follow the batch size; ``"sqrt"``: its root.
+        warmup_steps: steps over which all rates rise linearly from 0; default 0.
+        learning_rate_decay: factor on all learning rates per epoch, applied smoothly at every step; default 1 (none).
+        decay_start_step: where a polynomial decay of power 2 to 0 begins, as in MLPerf's DLRM; default None (none).
+        decay_steps: steps that it takes; with ``decay_start_step``.
+        plateau_factor: factor on all rates at every evaluation without a better validation AUC; default None (none).
+        clip_norm: largest norm of the gradient of all parameters together; default None (no clipping).
+        autocast: ``"bfloat16"``: matrix products of training in that dtype; default ``"none"``.
         sparse_gradients: gradients of the touched rows only, for tables of rows: SparseAdam for ``"adam"``, which
             leaves the moments of untouched rows alone. ``"auto"`` (default): on for full tables, unless pooled by max.
-        weight_decay: L2 penalty on all parameters; default 0. Not with sparse gradients.
+        weight_decay: L2 penalty on the network, ``weight_decay / 2`` times the sum of squares; default 0.
+        embedding_weight_decay: the same on the embeddings; None (default) for ``weight_decay``.
+        embedding_decay_on: what the embeddings' penalty counts. ``"parameters"`` (default): every stored number once;
+            not with sparse gradients. ``"vectors"``: the embeddings of a batch's samples, the mean over samples.
         eval_every: steps between evaluations on the validation split; None (default) for once an epoch.
         early_stop_patience: evaluations in a row without a better validation AUC before training stops; default 2,
             None to never stop early.
@@ -178,10 +192,22 @@ class TrainConfig:
     shuffle_rows: Annotated[int, Field(ge=4096)] = 1 << 20
     optimizer: Literal["adam", "sgd", "adagrad"] = "adam"
     learning_rate: PositiveFloat = 1e-3
-    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    embedding_optimizer: Literal["adam", "sgd", "adagrad"] | None = None
     embedding_learning_rate: PositiveFloat | None = None
+    base_batch_size: PositiveInt | None = None
+    batch_scaling: Literal["linear", "sqrt"] = "linear"
+    warmup_steps: NonNegativeInt = 0
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    decay_start_step: NonNegativeInt | None = None
+    decay_steps: PositiveInt | None = None
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    clip_norm: PositiveFloat | None = None
+    autocast: Literal["none", "bfloat16"] = "none"
     sparse_gradients: bool | Literal["auto"] = "auto"
     weight_decay: NonNegativeFloat = 0.0
+    embedding_weight_decay: NonNegativeFloat | None = None
+    embedding_decay_on: Literal["parameters", "vectors"] = "parameters"
     eval_every: PositiveInt | None = None
     early_stop_patience: PositiveInt | None = 2
     checkpoint_every: PositiveInt | None = None
@@ -247,15 +273,39 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ValueError(
             "train.sparse_gradients: a ROBE array is small and its gradient dense; expected false or 'auto', got true"
         )
-    if train.sparse_gradients and train.weight_decay:
+    if train.embedding_weight_decay is None:
+        train = dataclasses.replace(train, embedding_weight_decay=train.weight_decay)
+    if train.embedding_optimizer is None:
+        train = dataclasses.replace(train, embedding_optimizer=train.optimizer)
+    if train.sparse_gradients:
+        _check_sparse(train, config.model)
+    if train.momentum and "sgd" not in (train.optimizer, train.embedding_optimizer):
         raise ValueError(
-            f"train.weight_decay: expected 0 with sparse gradients, got {train.weight_decay}: "
-            "a penalty touches every row; set train.sparse_gradients=false"
+            f"train.momentum: only 'sgd' has it, got {train.momentum} with {train.optimizer!r}; set it to 0"
         )
-    if train.sparse_gradients and config.model.pooling == "max":
-        raise ValueError("train.sparse_gradients: torch has none for model.pooling='max'; expected false, got true")
+    if (train.decay_start_step is None) != (train.decay_steps is None):
+        raise ValueError(
+            "train.decay_start_step, train.decay_steps: expected both or neither, got "
+            f"{train.decay_start_step} and {train.decay_steps}"
+        )
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).expanduser().resolve()))
     return dataclasses.replace(config, data=data, model=model, embedding=embedding, train=train)
+
+
+def _check_sparse(train: TrainConfig, model: ModelConfig) -> None:
+    """Raises ValueError for what sparse gradients cannot do."""
+    off = "set train.sparse_gradients=false"
+    if train.embedding_weight_decay and train.embedding_decay_on == "parameters":
+        raise ValueError(
+            f"train.embedding_weight_decay: expected 0 with sparse gradients, got {train.embedding_weight_decay}: a "
+            f"penalty on all parameters touches every row; {off}, or train.embedding_decay_on=vectors"
+        )
+    if train.clip_norm is not None:
+        raise ValueError(f"train.clip_norm: torch clips no sparse gradients, got {train.clip_norm}; {off}")
+    if train.momentum and train.embedding_optimizer == "sgd":
+        raise ValueError(f"train.momentum: expected 0 with sparse gradients, got {train.momentum}; {off}")
+    if model.pooling == "max":
+        raise ValueError("train.sparse_gradients: torch has none for model.pooling='max'; expected false, got true")
 
 
 def model_options(model: ModelConfig) -> dict[str, Any]:
@@ -299,8 +349,8 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """Lines such as ``train.seed: 0 -> 1`` for every key in which two configurations differ."""
-    a, b = to_dict(old), to_dict(new)
+    """Lines such as ``train.seed: 0 -> 1`` for every key in which two configurations differ, defaults filled in."""
+    a, b = to_dict(resolve(old)), to_dict(resolve(new))
     return [
         f"{section}.{key}: {a[section][key]!r} -> {b[section][key]!r}"
         for section in a

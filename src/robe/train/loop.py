@@ -17,7 +17,9 @@ from robe.train.checkpoint import Checkpoint
 from robe.train.config import TrainConfig
 from robe.train.folder import MetricsLog, RunFolder
 from robe.train.metrics import auc, logloss
+from robe.train.optimizers import clip_gradients, vector_penalty
 from robe.train.progress import bar
+from robe.train.schedule import rate_factor
 from robe.train.scoring import score
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class State:
     Args:
         step: optimizer steps done.
         stale: evaluations since the best one.
+        drops: evaluations without a better validation AUC, over the whole run: drops of the learning rate.
         best: step, epoch, auc, logloss and pointer of the best checkpoint; the pointer is None in that checkpoint
             itself.
         seconds: wall time in the loop.
@@ -41,6 +44,7 @@ class State:
 
     step: int = 0
     stale: int = 0
+    drops: int = 0
     best: dict[str, Any] | None = None
     seconds: float = 0.0
     train_seconds: float = 0.0
@@ -137,13 +141,19 @@ class Loop:
 
     def _step(self, batch: Batch) -> Tensor:
         batch = batch.to(self.device, non_blocking=True)
-        decay = self.config.learning_rate_decay**self.epoch  # of the step alone, so that it resumes by itself
+        factor = rate_factor(self.config, self.state.step, self.epoch, self.state.drops)
         for optimizer, rates in zip(self.optimizers, self.learning_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * decay
+                group["lr"] = rate * factor
             optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(self.model(batch.dense, batch.ids), batch.label)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast == "bfloat16"):
+            logits = self.model(batch.dense, batch.ids)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.label)
+        penalty = vector_penalty(self.config, self.model, batch.ids)
+        total = loss if penalty is None else loss + penalty
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.config.clip_norm is not None:
+            clip_gradients(self.model, self.optimizers, self.config.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
         return loss.detach()
@@ -172,6 +182,7 @@ class Loop:
             self.state.stale = 0
         else:
             self.state.stale += 1
+            self.state.drops += 1
 
     def _checkpoint(self, log: MetricsLog) -> None:
         self.state.metrics_bytes = log.sync()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, get_args
 
 from robe.checks import nearest
-from robe.train.build import build_model, build_optimizers, count
+from robe.train.build import build_model, count
 from robe.train.checkpoint import load_checkpoint, read_json, write_json, write_text
 from robe.train.config import RunConfig, resolve, to_yaml
 from robe.train.device import generators, pick_device, threads
@@ -18,6 +16,7 @@ from robe.train.encoding import encoding
 from robe.train.environment import environment
 from robe.train.folder import MetricsLog, Resume, RunFolder, jsonable
 from robe.train.loop import Loop
+from robe.train.optimizers import build_optimizers, embeddings_of
 from robe.train.result import RunResult
 from robe.train.scoring import evaluate
 
@@ -67,8 +66,7 @@ def run(
     folder = RunFolder(out)
     with threads(config.train.threads), generators(device, config.train.seed), folder.lock():
         model = build_model(config, dataset).to(device)
-        embedding = cast(nn.Module, model.embedding)
-        optimizers = build_optimizers(config.train, model, embedding)
+        optimizers = build_optimizers(config.train, model)
         loader = Loader(
             dataset, "train", config.train.batch_size, seed=config.train.seed, window_rows=config.train.shuffle_rows
         )
@@ -94,14 +92,14 @@ def run(
             MetricsLog(folder.metrics, loop.state.metrics_bytes) as metrics,
         ):
             loop.fit(metrics, progress)
-            result = _finish(loop, embedding, metrics, progress)
+            result = _finish(loop, metrics, progress)
         write_json(folder.result, jsonable(dataclasses.asdict(result)))
         folder.last.unlink()
         folder.prune()
     return result
 
 
-def _finish(loop: Loop, embedding: nn.Module, log_: MetricsLog, progress: bool) -> RunResult:
+def _finish(loop: Loop, log_: MetricsLog, progress: bool) -> RunResult:
     state, best = loop.state, loop.state.best
     assert best is not None, "the last step is always evaluated"
     if best["step"] != state.step:
@@ -113,8 +111,8 @@ def _finish(loop: Loop, embedding: nn.Module, log_: MetricsLog, progress: bool) 
         metrics["test"] = {"auc": scores["auc"], "logloss": scores["logloss"]}
         log_.write({"step": best["step"], "epoch": round(best["epoch"], 6), "split": "test", **metrics["test"]})
         log_.sync()
-    sizes = count(loop.model, embedding)
-    bytes_ = sum(parameter.numel() * parameter.element_size() for parameter in embedding.parameters())
+    sizes = count(loop.model)
+    bytes_ = sum(p.numel() * p.element_size() for p in embeddings_of(loop.model).parameters())
     return RunResult(
         metrics=metrics,
         best_epoch=best["epoch"],
