@@ -44,7 +44,7 @@ _HOME = {
     "RobeEmbeddingBag": "robe.nn",
     "RobeEmbeddingCollection": "robe.nn",
 }
-_SUBMODULES = ("compare", "data", "functional", "models", "nn", "ops", "optim", "train")
+_SUBMODULES = ("compare", "data", "functional", "models", "nn", "ops", "optim", "recipes", "train")
 
 __all__ = ["__version__", *_HOME, *_SUBMODULES]
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
-COMMANDS = ("prepare", "train", "evaluate", "predict", "compare", "doctor")
+COMMANDS = ("prepare", "train", "recipe", "evaluate", "predict", "compare", "doctor")
 
 
 def test_help_lists_every_command(robe):
@@ -18,7 +18,7 @@ def test_help_lists_every_command(robe):
         assert re.search(rf"\b{command}\b", out)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "prepare"])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("prepare", "recipe")])
 def test_every_help_has_an_example_on_a_line_of_its_own(robe, command):
     code, out, _ = robe(command, "--help")
     assert code == 0

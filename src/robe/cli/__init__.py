@@ -1,4 +1,4 @@
-"""The command line: ``robe prepare | data | train | evaluate | predict | compare | doctor``.
+"""The command line: ``robe prepare | data | train | recipe | evaluate | predict | compare | doctor``.
 
 Commands import what they need when they run, so that ``robe --help`` is quick.
 """
@@ -20,6 +20,7 @@ from robe.cli.doctor import doctor
 from robe.cli.evaluate import evaluate
 from robe.cli.predict import predict
 from robe.cli.prepare import app as prepare
+from robe.cli.recipe import app as recipe
 from robe.cli.train import train
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(prepare, name="prepare")
 app.add_typer(data, name="data")
+app.add_typer(recipe, name="recipe")
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)

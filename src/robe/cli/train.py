@@ -103,10 +103,11 @@ def train(
     if json:
         typer.echo((out / "result.json").read_text(encoding="utf-8"), nl=False)
     else:
-        _print(result, out)
+        print_result(result, out)
 
 
-def _print(result: Any, out: Path) -> None:
+def print_result(result: Any, out: Path) -> None:
+    """Prints a run's result for a person."""
     from rich.console import Console
     from rich.table import Table
 

@@ -81,18 +81,40 @@ def build_embedding(
     ]
     common: dict[str, Any] = {"init_std": config.init_std, "mode": pooling}
     seed = config.seed or 0
+    embedding: Collection
     if config.kind == "full":
-        return FullEmbeddingCollection(tables, sparse=sparse, **common)
-    if config.kind == "robe":
+        embedding = FullEmbeddingCollection(tables, sparse=sparse, **common)
+    elif config.kind == "robe":
         if first_order and "compression" in size:
             every = [*tables, *(dataclasses.replace(table, embedding_dim=1) for table in tables)]
             size = {"num_slots": resolve_num_slots(every, None, size["compression"], None, torch.float32)}
         hashes = {"universal": UniversalHash, "mixed": MixedHash, "released": ReleasedHash}
-        return RobeEmbeddingCollection(
+        embedding = RobeEmbeddingCollection(
             tables, **size, block_size=config.block_size, hash=hashes[config.hash](seed=seed),
             use_sign=config.use_sign, **common,
         )  # fmt: skip
-    return HashingTrickCollection(tables, **size, capped=config.kind == "capped", seed=seed, sparse=sparse, **common)
+    else:
+        capped = config.kind == "capped"
+        embedding = HashingTrickCollection(tables, **size, capped=capped, seed=seed, sparse=sparse, **common)
+    if config.init_uniform is not None:
+        _draw_uniformly(embedding, config.init_uniform)
+    return embedding
+
+
+@torch.no_grad()
+def _draw_uniformly(embedding: Collection, bound: float | str) -> None:
+    """U(-b, b); "rows": b = sqrt(1 / rows) as in Facebook's DLRM, of the largest table for a shared array."""
+    rows = [table.num_embeddings for table in embedding.tables]
+    if bound == "rows" and None in rows:
+        raise ValueError(
+            "embedding.init_uniform: 'rows' needs the number of ids of every field; give a bound, or init_std"
+        )
+    bounds = [float(bound) if bound != "rows" else (n or 1) ** -0.5 for n in rows]
+    if isinstance(embedding, RobeEmbeddingCollection):
+        embedding.array.uniform_(-min(bounds), min(bounds))
+    else:
+        for table, b in zip(embedding.embeddings, bounds, strict=True):
+            nn.init.uniform_(cast(nn.EmbeddingBag, table).weight, -b, b)
 
 
 def build_model(config: RunConfig, schema: Schema) -> nn.Module:

@@ -123,7 +123,9 @@ class EmbeddingConfig:
         use_sign: multiply each slot by a hashed sign (equation 2 of the paper); only for ``"robe"``.
         direct_rows: tables of up to this many rows are stored row by row beside the hashed ones, in the same array and
             its budget; only for ``"robe"``; default 0 (none, as in the paper).
-        init_std: standard deviation of the initial values; default 0.01. Worth tuning for every kind and size.
+        init_std: standard deviation of the normal initial values; default 0.01. Worth tuning for every kind and size.
+        init_uniform: draw them from U(-b, b) instead, as DLRM does: b, or ``"rows"`` for sqrt(1 / rows) of each table
+            (of the largest one for a shared array); default None.
     """
 
     __pydantic_config__ = _STRICT
@@ -138,6 +140,7 @@ class EmbeddingConfig:
     use_sign: bool = False
     direct_rows: NonNegativeInt = 0
     init_std: NonNegativeFloat = 0.01
+    init_uniform: PositiveFloat | Literal["rows"] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ class TrainConfig:
         eval_every: steps between evaluations on the validation split; None (default) for once an epoch.
         early_stop_patience: evaluations in a row without a better validation AUC before training stops; default 2,
             None to never stop early.
+        target_auc: stop at the first evaluation that reaches it, as in MLPerf; default None.
         checkpoint_every: steps between further checkpoints, besides the one at every evaluation; default None.
         log_every: steps between lines of train loss, and between checks that it is finite; default 100.
         seed: of initial values and shuffling, and of the hash unless ``embedding.seed`` is given; default 0.
@@ -210,6 +214,7 @@ class TrainConfig:
     embedding_decay_on: Literal["parameters", "vectors"] = "parameters"
     eval_every: PositiveInt | None = None
     early_stop_patience: PositiveInt | None = 2
+    target_auc: Annotated[float, Field(gt=0, le=1)] | None = None
     checkpoint_every: PositiveInt | None = None
     log_every: PositiveInt = 100
     seed: NonNegativeInt = 0

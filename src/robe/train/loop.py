@@ -92,9 +92,13 @@ class Loop:
 
     @property
     def done(self) -> bool:
-        """Whether all steps are done, or the validation AUC has stopped rising."""
-        patience = self.config.early_stop_patience
-        return self.state.step >= self.total or (patience is not None and self.state.stale >= patience)
+        """Whether all steps are done, or the validation AUC has stopped rising or reached its target."""
+        patience, target, best = self.config.early_stop_patience, self.config.target_auc, self.state.best
+        return (
+            self.state.step >= self.total
+            or (patience is not None and self.state.stale >= patience)
+            or (target is not None and best is not None and best["auc"] >= target)
+        )
 
     def fit(self, log: MetricsLog, progress: bool = False) -> None:
         """Trains until ``done``."""
