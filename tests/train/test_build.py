@@ -29,3 +29,9 @@ def test_direct_ids_need_a_size_that_is_not_relative():
     with pytest.raises(ValueError, match=r"embedding.kind: 'full' needs the number of ids"):
         build_embedding(EmbeddingConfig(kind="full"), fields, 16)
     assert build_embedding(EmbeddingConfig(memory="64KB"), fields, 16).num_embedding_parameters == 16_000
+
+
+def test_every_public_name_is_there():
+    import robe.train
+
+    assert [name for name in robe.train.__all__ if not hasattr(robe.train, name)] == []

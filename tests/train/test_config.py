@@ -51,6 +51,12 @@ def test_bad_overrides_are_explained(override, message):
         load_config(None, [override])
 
 
+def test_none_is_a_word_of_some_keys_and_nothing_for_the_others():
+    config = load_config(None, ["model.name=deepfm", "model.first_order=none", "train.autocast=none"])
+    assert (config.model.first_order, config.train.autocast) == ("none", "none")
+    assert load_config(None, ["train.clip_norm=none", "train.eval_every= none"]).train == TrainConfig()
+
+
 @pytest.mark.parametrize("content", ["train: [", "- a\n- b\n", "train: 3\n", "just text", "\x00\x01"])
 def test_bad_files_are_explained(tmp_path, content):
     file = tmp_path / "bad.yaml"
@@ -121,10 +127,6 @@ class TestResolve:
         with pytest.raises(ValueError, match=r"train\.sparse_gradients: a ROBE array"):
             resolve(RunConfig(train=TrainConfig(sparse_gradients=True)))
 
-
-def test_to_dict_is_plain():
-    assert to_dict(resolve(RunConfig()))["model"]["top_mlp"] == [512, 256]
-
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
@@ -152,3 +154,7 @@ def test_to_dict_is_plain():
     def test_embeddings_follow_the_network_unless_told(self):
         train = resolve(load_config(None, ["train.optimizer=sgd", "train.weight_decay=0.1"])).train
         assert (train.embedding_optimizer, train.embedding_weight_decay) == ("sgd", 0.1)
+
+
+def test_to_dict_is_plain():
+    assert to_dict(resolve(RunConfig()))["model"]["top_mlp"] == [512, 256]

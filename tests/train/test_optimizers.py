@@ -59,6 +59,28 @@ def test_every_parameter_is_in_one_optimizer_once(kind):
     assert type(optimizers[-1]) is classes[kind]
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("embedding_optimizer", ["adam", "adagrad"])
+def test_first_order_tables_beside_an_array_are_stepped_too(sparse, embedding_optimizer):
+    weights = robe.FullEmbeddingCollection([robe.Table(t.name, 20, 1) for t in TABLES], sparse=sparse)
+    model = model_of("robe", weights)
+    config = TrainConfig(embedding_optimizer=embedding_optimizer)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    optimizers = build_optimizers(config, model)
+    owned = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
+    assert sorted(owned) == sorted({id(p) for p in model.parameters()})
+    steps(model, optimizers, [batch()])
+    assert not [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+
+
+def test_tables_are_a_group_of_the_networks_optimizer_where_they_follow_it():
+    """As in checkpoints of the first release."""
+    model = model_of("full", "tied")
+    (together,) = build_optimizers(TrainConfig(embedding_learning_rate=0.1, weight_decay=0.5), model)
+    assert [(group["lr"], group["weight_decay"]) for group in together.param_groups] == [(0.001, 0.5), (0.1, 0.5)]
+    assert len(build_optimizers(TrainConfig(embedding_optimizer="sgd"), model)) == 2
+
+
 @pytest.mark.parametrize("kind", ["robe", "full"])
 def test_groups_have_optimizers_rates_and_penalties_of_their_own(kind):
     """Network: Adam and an L2; embeddings: SGD with momentum at another rate and another L2 of every number, once."""

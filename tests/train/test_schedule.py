@@ -22,7 +22,7 @@ def test_exponential_decay():
 
 def test_polynomial_decay():
     config = TrainConfig(decay_start_step=10, decay_steps=4)
-    assert factors(config, [9, 10, 11, 12, 13, 14, 99]) == [1, 1, 0.75**2, 0.5**2, 0.25**2, 0, 0]
+    assert factors(config, [8, 9, 10, 11, 12, 13, 99]) == [1, 1, 0.75**2, 0.5**2, 0.25**2, 0, 0]
 
 
 def test_drops_on_plateaus():

@@ -14,6 +14,7 @@ from robe.train.config import (
     to_yaml,
 )
 from robe.train.metrics import auc, logloss
+from robe.train.optimizers import build_optimizers
 from robe.train.result import LoadedRun, RunResult, load_result, load_run
 from robe.train.runner import run
 from robe.train.scoring import evaluate, predict

@@ -24,6 +24,7 @@ from robe.checks import nearest
 
 SIZES = ("compression", "num_slots", "memory")
 DEFAULT_COMPRESSION = 1000.0
+_NONE_IS_A_VALUE = ("model.first_order", "train.autocast")
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -168,7 +169,8 @@ class TrainConfig:
         decay_steps: steps that it takes; with ``decay_start_step``.
         plateau_factor: factor on all rates at every evaluation without a better validation AUC; default None (none).
         clip_norm: largest norm of the gradient of all parameters together; default None (no clipping).
-        autocast: ``"bfloat16"``: matrix products of training in that dtype; default ``"none"``.
+        autocast: ``"bfloat16"``: matrix products of training steps in that dtype, evaluations in float32; default
+            ``"none"``.
         sparse_gradients: gradients of the touched rows only, for tables of rows: SparseAdam for ``"adam"``, which
             leaves the moments of untouched rows alone. ``"auto"`` (default): on for full tables, unless pooled by max.
         weight_decay: L2 penalty on the network, ``weight_decay / 2`` times the sum of squares; default 0.
@@ -415,7 +417,8 @@ def _read_override(text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ValueError(f"{text!r}: the value cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return key.strip(), None if parsed == "none" else parsed
+    key = key.strip()
+    return key, None if parsed == "none" and key not in _NONE_IS_A_VALUE else parsed
 
 
 def _check_keys(source: str, layer: Mapping[str, Any]) -> None:

@@ -19,34 +19,41 @@ def embeddings_of(model: nn.Module) -> nn.ModuleList:
 
 
 def build_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """One optimizer for the network, and one for the embeddings.
+    """The optimizers of a model, which have every parameter once, also an array that several collections share.
 
-    ROBE arrays have an optimizer of ``robe.optim``, tables with sparse gradients one of torch's for these. Each
-    parameter is in one of them once, also an array that several collections share.
+    ROBE arrays have an optimizer of ``robe.optim``, tables with sparse gradients one of torch's for these. Other tables
+    are a second group of the network's optimizer, or have their own where ``embedding_optimizer`` is another.
 
     Args:
-        config: resolved.
+        config: how to train.
         model: with ``embedding``, and ``first_order`` or none.
     """
     embeddings = embeddings_of(model)
-    tables = list(embeddings.parameters())
-    known = {id(parameter) for parameter in tables}
-    network = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    optimizers = []
-    if network:
-        options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-        optimizers.append(_torch(config.optimizer, network, config, options))
+    arrays = {id(module.array) for module in embeddings.modules() if isinstance(module, RobeArray)}
+    sparse = {
+        id(module.weight)
+        for module in embeddings.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+    }
+    looked_up = {id(parameter) for parameter in embeddings.parameters()}
+    network = [parameter for parameter in model.parameters() if id(parameter) not in looked_up]
+    tables = [parameter for parameter in embeddings.parameters() if id(parameter) not in arrays | sparse]
+
     name = config.embedding_optimizer or config.optimizer
     options = {"lr": config.embedding_learning_rate or config.learning_rate}
-    if config.embedding_decay_on == "parameters":
-        decay = config.embedding_weight_decay
-        options["weight_decay"] = config.weight_decay if decay is None else decay
-    if any(isinstance(module, RobeArray) for module in embeddings.modules()):
+    options["weight_decay"] = _embedding_decay(config) if config.embedding_decay_on == "parameters" else 0.0
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for kind, group in (
+        (config.optimizer, {"params": network, "lr": config.learning_rate, "weight_decay": config.weight_decay}),
+        (name, {"params": tables, **options}),
+    ):
+        if group["params"]:
+            groups.setdefault(kind, []).append(group)
+    optimizers = [_torch(kind, config, of_kind) for kind, of_kind in groups.items()]
+    if arrays:
         optimizers.append(_fused(name, embeddings, config, options))
-    elif config.sparse_gradients is True:
-        optimizers.append(_sparse(name, tables, options["lr"]))
-    else:
-        optimizers.append(_torch(name, tables, config, options))
+    if sparse:
+        optimizers.append(_sparse(name, [p for p in embeddings.parameters() if id(p) in sparse], options["lr"]))
     return optimizers
 
 
@@ -57,7 +64,7 @@ def vector_penalty(config: TrainConfig, model: nn.Module, ids: Any) -> Tensor | 
         ``embedding_weight_decay / 2`` times the mean over the batch of the sum of squares of a sample's embeddings,
         first-order weights included.
     """
-    decay = config.weight_decay if config.embedding_weight_decay is None else config.embedding_weight_decay
+    decay = _embedding_decay(config)
     if config.embedding_decay_on != "vectors" or not decay:
         return None
     squares = [module(ids).float().flatten(1).square().sum(1).mean() for module in embeddings_of(model)]
@@ -75,14 +82,16 @@ def clip_gradients(model: nn.Module, optimizers: list[torch.optim.Optimizer], ma
     nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
 
-def _torch(
-    name: str, parameters: list[nn.Parameter], config: TrainConfig, options: dict[str, Any]
-) -> torch.optim.Optimizer:
+def _embedding_decay(config: TrainConfig) -> float:
+    return config.weight_decay if config.embedding_weight_decay is None else config.embedding_weight_decay
+
+
+def _torch(name: str, config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if name == "adam":
-        return torch.optim.Adam(parameters, fused=True, **options)
+        return torch.optim.Adam(groups, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(parameters, momentum=config.momentum, fused=True, **options)
-    return torch.optim.Adagrad(parameters, **options)
+        return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
+    return torch.optim.Adagrad(groups)
 
 
 def _fused(name: str, embeddings: nn.Module, config: TrainConfig, options: dict[str, Any]) -> torch.optim.Optimizer:

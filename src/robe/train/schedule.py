@@ -21,10 +21,11 @@ def rate_factor(config: TrainConfig, step: int, epoch: float, drops: int) -> flo
         power 2 of MLPerf's DLRM; the drops on plateaus.
     """
     factor: float = batch_factor(config) * config.learning_rate_decay**epoch
-    if step + 1 < config.warmup_steps:
-        factor *= (step + 1) / config.warmup_steps
-    if config.decay_start_step is not None and config.decay_steps is not None and step > config.decay_start_step:
-        factor *= max(0.0, 1 - (step - config.decay_start_step) / config.decay_steps) ** 2
+    number = step + 1  # of this step, counted from 1 as MLPerf does: no step is lost to a rate of 0
+    if number < config.warmup_steps:
+        factor *= number / config.warmup_steps
+    if config.decay_start_step is not None and config.decay_steps is not None and number > config.decay_start_step:
+        factor *= max(0.0, 1 - (number - config.decay_start_step) / config.decay_steps) ** 2
     if config.plateau_factor is not None:
         factor *= config.plateau_factor**drops
     return factor
