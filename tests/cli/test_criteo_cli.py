@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from cli_tools import SMALL
 
 from robe.data import PreparedDataset
 
@@ -26,6 +27,47 @@ def test_from_raw_lines_to_a_trained_model(robe, raw, tmp_path):
     assert robe("train", data, "--out", run, "--memory", "8KB", *small)[0] == 0
     assert json.loads((run / "result.json").read_text())["parameters"]["embedding"] == 2000
     assert robe("evaluate", run)[0] == 0
+
+
+def test_raw_lines_are_predicted(robe, raw, tmp_path):
+    """Also without labels; as the same lines are that were prepared by the same bounds."""
+    data, run, other = tmp_path / "data", tmp_path / "run", tmp_path / "other"
+    options = ("--ids", "vocabulary", "--numeric", "minmax")
+    assert robe("prepare", "criteo-kaggle", raw, data, "--vocabulary-from", "train", *options)[0] == 0
+    assert robe("train", data, "--out", run, "--compression", "10", *SMALL)[0] == 0
+    lines = raw.read_text().splitlines(keepends=True)
+    first, _, second = PreparedDataset.open(data).manifest.splits.values()
+    (tmp_path / "new.txt").write_text("".join(lines[first.rows : first.rows + second.rows]))
+    (tmp_path / "test.txt").write_text("".join(line.partition("\t")[2] for line in lines[first.rows :][: second.rows]))
+    found = []
+    for source in (data, tmp_path / "new.txt", tmp_path / "test.txt"):
+        assert robe("predict", run, source, "-o", tmp_path / "p.csv", "--overwrite")[0] == 0
+        found.append((tmp_path / "p.csv").read_bytes())
+    assert found[0] == found[1] == found[2]
+    # Prepared for itself, the file has other numbers: other bounds, another vocabulary.
+    assert robe("prepare", "criteo-kaggle", tmp_path / "new.txt", other, *options, "--split", "none")[0] == 0
+    code, _, err = robe("predict", run, other, "--split", "train", "-o", tmp_path / "q.csv")
+    assert (code, "robe predict does" in err) == (1, True)
+
+
+def test_numbers_of_other_bounds_are_refused(robe, raw, tmp_path):
+    data, run, other = tmp_path / "data", tmp_path / "run", tmp_path / "other"
+    assert robe("prepare", "criteo-kaggle", raw, data, "--numeric", "minmax")[0] == 0
+    assert robe("train", data, "--out", run, "--memory", "8KB", *SMALL)[0] == 0
+    lines = raw.read_text().splitlines(keepends=True)
+    (tmp_path / "new.txt").write_text("".join(lines[:100]))
+    assert robe("prepare", "criteo-kaggle", tmp_path / "new.txt", other, "--numeric", "minmax")[0] == 0
+    code, _, err = robe("predict", run, other, "-o", tmp_path / "p.csv")
+    assert (code, "numbers were scaled by other bounds" in err) == (1, True)
+
+
+def test_the_finished_command_again(robe, raw, tmp_path):
+    assert robe("prepare", "criteo-kaggle", raw, tmp_path / "out")[0] == 0
+    code, out, err = robe("prepare", "criteo-kaggle", raw, tmp_path / "out")
+    assert code == 0
+    assert "nothing to do" in err
+    assert "4,000 rows read" in out
+    assert robe("prepare", "criteo-kaggle", raw, tmp_path / "out", "--split", "none")[0] == 1
 
 
 def test_vocabulary_options_and_json(robe, raw, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from robe.data import CriteoSpec, PreparedDataset, TableSpec, generate_kaggle, prepare_criteo, prepare_table
 from robe.data import verify as verify_module
-from robe.data.stats import distinct_counts, save_plots, stats
+from robe.data.stats import _draw_frequency, _draw_new, distinct_counts, save_plots, stats
 from robe.data.verify import verify
 
 
@@ -82,6 +82,15 @@ def test_plots(made, tmp_path):
     assert all(file.read_text().lstrip().startswith("<?xml") for file in files)
 
 
+def test_26_fields_can_be_told_apart(made):
+    from matplotlib.figure import Figure
+
+    for draw in (_draw_frequency, _draw_new):
+        axes = Figure().subplots()
+        draw(stats(made.path), axes)
+        assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 26
+
+
 def outcome(checks):
     return {check.what: check.passed for check in checks}
 
@@ -102,6 +111,16 @@ def test_verify_compares_with_the_appendix(made, monkeypatch):
     monkeypatch.setattr(verify_module, "CRITEO_CARDINALITIES", counts)
     (*_, check) = verify(made.path)
     assert check.passed is True
+
+
+@pytest.mark.parametrize("spec", [{"min_count": 2}, {"vocabulary_from": "train"}, {"max_ind_range": 1000}])
+def test_the_appendix_does_not_apply_to_fewer_ids(tmp_path, monkeypatch, spec):
+    monkeypatch.setattr(verify_module, "KAGGLE_LINES", 300)
+    file = generate_kaggle(tmp_path / "train.txt", 300, scale=0.0005)
+    dataset = prepare_criteo(file, tmp_path / "out", CriteoSpec("criteo-kaggle", ids="vocabulary", **spec))
+    (*_, check) = verify(dataset.path)
+    assert check.passed is None
+    assert "lines" not in check.found
 
 
 def test_verify_finds_damage(copied):

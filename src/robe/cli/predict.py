@@ -17,7 +17,10 @@ SUFFIXES = (".csv", ".parquet")
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder made by robe train.")],
     source: Annotated[
-        Path, typer.Argument(help="Raw table with the columns of the training data, or a prepared data set.")
+        Path,
+        typer.Argument(
+            help="Raw table with the columns of the training data, or a raw Criteo file, or a prepared data set."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .csv or .parquet.")],
     data: Annotated[
@@ -33,8 +36,9 @@ def predict(
 ) -> None:
     """Write the click probability of every row, with a run's best checkpoint.
 
-    The file has the columns row (1 for the first) and probability, one line for each row, in order. A raw table needs
-    no label; a malformed row in it is an error that names its line, so that no row goes missing.
+    The file has the columns row (1 for the first) and probability, one line for each row, in order. Raw rows are
+    encoded as the data set of the run was, and need no label (of Criteo's, Kaggle's test.txt has none); a malformed row
+    is an error that names its line, so that no row goes missing.
 
     For example:
 
@@ -42,7 +46,7 @@ def predict(
 
         robe predict runs/robe data/ml --split validation -o validation.parquet
     """
-    from robe.data import PreparedDataset, encode_table
+    from robe.data import PreparedDataset, encode_criteo, encode_table
     from robe.train import load_run
 
     if out.suffix not in SUFFIXES:
@@ -60,7 +64,8 @@ def predict(
         like = PreparedDataset.open(data or loaded.config.data.path)
         loaded.require(like)
         with tempfile.TemporaryDirectory(prefix="robe-") as folder:
-            encoded = encode_table(source, like, Path(folder) / "encoded", progress=sys.stderr.isatty())
+            encode = encode_criteo if like.manifest.kind == "criteo" else encode_table
+            encoded = encode(source, like, Path(folder) / "encoded", progress=sys.stderr.isatty())
             rows = _write(loaded, encoded, "predict", batch_size, out)
     typer.echo(f"{rows:,} rows written to {out}")
 

@@ -1,7 +1,7 @@
 """Prepared data sets: making them, opening them, and iterating over their batches."""
 
 from robe.data.columns import Batch, Field
-from robe.data.criteo import CriteoSpec, generate_kaggle, generate_terabyte, prepare_criteo
+from robe.data.criteo import CriteoSpec, encode_criteo, generate_kaggle, generate_terabyte, prepare_criteo
 from robe.data.dataset import PreparedDataset, Split
 from robe.data.format import DataError
 from robe.data.loader import Loader
@@ -21,6 +21,7 @@ __all__ = [
     "Split",
     "SyntheticSpec",
     "TableSpec",
+    "encode_criteo",
     "encode_table",
     "generate",
     "generate_kaggle",

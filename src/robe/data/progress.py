@@ -12,7 +12,8 @@ from rich.text import Text
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{(task.speed or 0) / 1e6:,.2f} M {task.fields['unit']}/s")
+        unit, speed = task.fields["unit"], task.speed or 0.0
+        return Text(f"{speed / 1e6:,.0f} MB/s" if unit == "B" else f"{speed:,.0f} {unit}/s")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,15 +35,18 @@ def staged_folder(
         out: the folder to make; its parents are made too.
         overwrite: replace an existing data set ``out`` (after success only); nothing else is. Default False.
         job: JSON values that decide every byte of the result. With it, the folder is also kept after an error or an
-            interruption, for the same job to go on. Default None.
+            interruption, for the same job to go on, and stays in ``job.json``. Default None.
         part: a name, for a share of the job: other parts may write at the same time, and the folder is not renamed
             at the end. Default None.
 
     Raises:
         FileExistsError: ``out`` exists and ``overwrite`` is False, or it is no data set of robe.
+        DataError: ``out`` is a URL.
         OSError: no folder can be made there.
         BlockingIOError: another process is writing the same ``out``.
     """
+    if re.match(r"[a-z][a-z0-9]+:/", str(out)):
+        raise DataError(f"out: expected a local folder, got the URL {out}; write to a disk and upload the folder whole")
     out = Path(os.path.abspath(out))
     partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
     _refuse_existing(out, overwrite)
@@ -66,7 +70,7 @@ def staged_folder(
             old.rename(out)
         _refuse_existing(out, overwrite)
         yield partial
-        for file in (partial / _JOB, *partial.glob(f"*{_LOCK}")):
+        for file in partial.glob(f"*{_LOCK}"):
             file.unlink(missing_ok=True)
         _sync(partial)
         if old.exists():
@@ -85,6 +89,11 @@ def staged_folder(
         os.close(lock)
 
 
+def has_job(folder: Path, job: Mapping[str, Any]) -> bool:
+    """Whether ``folder`` is the result of ``job``, or its beginning."""
+    return bool(_read_json(folder / _JOB) == json.loads(json.dumps(job)))
+
+
 def keep_inputs(out: Path, inputs: Sequence[Path]) -> None:
     """Raises DataError when ``out`` is, or contains, one of ``inputs``, which would be lost when it is replaced."""
     made = out.resolve()
@@ -98,7 +107,7 @@ def _settle(partial: Path, job: Mapping[str, Any] | None, part: str | None) -> N
     """Leaves in ``partial`` what belongs to ``job``, and the job itself."""
     file = partial / _JOB
     wanted = None if job is None else json.loads(json.dumps(job))
-    if wanted is not None and _read_json(file) == wanted:
+    if job is not None and has_job(partial, job):
         return
     if part is not None and any(not path.name.endswith(_LOCK) for path in partial.iterdir()):
         if _read_json(file) == wanted:  # another part has just begun

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DAYS: Final = 7  # periods of data that come in one file
+_LINES: Final = ("-", "--", ":", "-.")  # of plots, each in matplotlib's ten colours
 
 
 @dataclass(frozen=True)
@@ -248,20 +249,27 @@ def save_plots(found: Stats, folder: str | Path) -> list[Path]:
 
 
 def _draw_frequency(found: Stats, axes: Axes) -> None:
-    for field in found.fields:
-        axes.plot(*zip(*field.coverage, strict=True), marker=".", linewidth=1, label=field.name)
+    for number, field in enumerate(found.fields):
+        style = _LINES[number // 10 % len(_LINES)]
+        axes.plot(*zip(*field.coverage, strict=True), style, marker=".", linewidth=1, label=field.name)
     axes.set(xscale="log", xlabel="most frequent ids", ylabel="share of the values", ylim=(0, 1.02))
     axes.legend(ncols=3, fontsize=7)
 
 
 def _draw_label_rate(found: Stats, axes: Axes) -> None:
     axes.plot(range(1, len(found.periods) + 1), [period.label_rate for period in found.periods], marker="o")
-    axes.set(xlabel="period", ylabel="label rate", ylim=(0, None))
+    axes.set(xlabel="period", ylabel="label rate")
+    axes.set_ylim(0, 1.1 * axes.dataLim.y1)
+    axes.locator_params("x", integer=True)
 
 
 def _draw_new(found: Stats, axes: Axes) -> None:
+    # In the first period all are new, which would leave the others no room.
     for number, field in enumerate(found.fields):
-        shares = [period.unseen[number] for period in found.periods]
-        axes.plot(range(1, len(shares) + 1), shares, linewidth=1, label=field.name)
-    axes.set(xlabel="period", ylabel="values with an id that is new", ylim=(0, 1.02))
+        shares = [period.unseen[number] for period in found.periods[1:]]
+        style = _LINES[number // 10 % len(_LINES)]
+        axes.plot(range(2, len(shares) + 2), shares, style, marker=".", linewidth=1, label=field.name)
+    axes.set(xlabel="period", ylabel="values with an id that no earlier period has")
+    axes.set_ylim(0, max(1.1 * axes.dataLim.y1, 0.01) if found.periods[1:] else 1)
+    axes.locator_params("x", integer=True)
     axes.legend(ncols=3, fontsize=7)

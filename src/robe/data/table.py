@@ -93,7 +93,9 @@ def encode_table(
         DataError: ``like`` is not from a table or would be overwritten, or a row is malformed.
     """
     if like.manifest.kind != "table":
-        raise DataError(f"like: {like.path} is {like.manifest.kind}, not made of a table, so raw rows do not fit it")
+        raise DataError(
+            f"like: {like.path} is {like.manifest.kind}, not made of a table, so that a raw table does not fit it"
+        )
     spec = TypeAdapter(TableSpec).validate_python(like.manifest.spec)
     return _prepare(
         [(Source(source, spec), "predict")], Path(out), Cleaner(spec, label=False), 0, overwrite, progress, like

@@ -132,9 +132,17 @@ def _appendix(dataset: PreparedDataset, progress: bool) -> Iterator[Check]:
     manifest = dataset.manifest
     if manifest.spec.get("recipe") != "criteo-kaggle":
         return
-    if manifest.rows_read != KAGGLE_LINES or manifest.spec.get("max_ind_range"):
-        reason = "tokens were taken modulo max_ind_range" if manifest.spec.get("max_ind_range") else "another file"
-        yield Check(what, None, f"{reason}: {manifest.rows_read:,} lines, the real file has {KAGGLE_LINES:,}")
+    reasons = {
+        f"another file: {manifest.rows_read:,} lines, the real file has {KAGGLE_LINES:,}": (
+            manifest.rows_read != KAGGLE_LINES
+        ),
+        "tokens were taken modulo max_ind_range": manifest.spec.get("max_ind_range"),
+        "rare or new tokens share an id": manifest.spec.get("min_count") != 1
+        or manifest.spec.get("vocabulary_from") == "train",
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason:
+        yield Check(what, None, reason)
         return
     found = distinct_counts(dataset, progress=progress)
     wrong = [

@@ -12,8 +12,8 @@ def encoding(dataset: PreparedDataset) -> dict[str, Any]:
     """What decides the meaning of the ids and numbers of ``dataset``, as JSON values.
 
     Returns:
-        ``ids`` (kind), ``numeric_transform`` (None where there is none), ``vocabularies`` (SHA-256 of the file of
-        every field that has one).
+        ``ids`` (kind), ``numeric_transform`` (None where there is none), ``scale`` (bounds of the numeric features,
+        where they were measured), ``vocabularies`` (SHA-256 of the file of every field that has one).
 
     Raises:
         FileNotFoundError: a vocabulary file is missing.
@@ -32,6 +32,7 @@ def encoding(dataset: PreparedDataset) -> dict[str, Any]:
     return {
         "ids": manifest.ids["kind"],
         "numeric_transform": manifest.spec.get("numeric_transform"),
+        "scale": {key: manifest.details[key] for key in ("low", "high") if key in manifest.details},
         "vocabularies": vocabularies,
     }
 
@@ -50,6 +51,8 @@ def require_same_encoding(dataset: PreparedDataset, own: dict[str, Any], digest:
     for key, what in (("ids", "kind of ids"), ("numeric_transform", "transform of numbers")):
         if own[key] != theirs[key]:
             raise _foreign(dataset, f"{what} is {theirs[key]!r}, the model was trained on {own[key]!r}")
+    if own.get("scale", {}) != theirs["scale"]:
+        raise _foreign(dataset, "numbers were scaled by other bounds than those of the model")
     names = own["vocabularies"].keys() | theirs["vocabularies"].keys()
     differing = sorted(name for name in names if own["vocabularies"].get(name) != theirs["vocabularies"].get(name))
     if differing:

@@ -160,6 +160,17 @@ def test_days(tmp_path, caplog):
     assert rows_of(dataset, "validation")[2].tolist() == [row[2] for row in good[51:]]
 
 
+@pytest.mark.parametrize("names", [["day_1", "day_10", "day_2"], ["day_3", "day_3"], ["day_2.gz", "day_0.gz"]])
+def test_days_in_the_order_of_a_pattern(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"expected days in their order, got day_\d(\.gz)? after day_\d+.*day_\{0\.\.23\}"
+    ):
+        prepare_criteo([tmp_path / name for name in names], tmp_path / "out", CriteoSpec(TERABYTE))
+    assert len(list(tmp_path.iterdir())) == len(set(names))
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -169,6 +180,8 @@ def test_days(tmp_path, caplog):
         ({"max_ind_range": 0}, "max_ind_range"),
         ({"split": "time", "test": 1.0}, "fractions that leave lines to train on"),
         ({"max_bad_rows": -1}, "max_bad_rows"),
+        ({"max_bad_rows": float("nan")}, "max_bad_rows"),
+        ({"validation": 0.2}, "only for split 'time'"),
     ],
 )
 def test_specs_that_make_no_sense(spec, message):

@@ -183,6 +183,10 @@ def test_damaged_gzip(tmp_path):
     with pytest.raises(DataError, match=r"not a gzip file, though its name ends in \.gz"):
         prepare_criteo(tmp_path / "day_0.gz", tmp_path / "out", NONE)
     assert [path.name for path in tmp_path.iterdir()] == ["day_0.gz"]
+    (tmp_path / "day_0.gz").rename(tmp_path / "day_0")
+    (tmp_path / "day_0").write_bytes(packed)
+    with pytest.raises(DataError, match=r"day_0: a gzip file, whose name should end in \.gz"):
+        prepare_criteo(tmp_path / "day_0", tmp_path / "out", NONE)
 
 
 def test_too_many_bad_lines(tmp_path):
@@ -191,7 +195,8 @@ def test_too_many_bad_lines(tmp_path):
     content = b"\n".join(lines) + b"\n"
     spec = CriteoSpec("criteo-kaggle", split="none", max_bad_rows=1)
     with pytest.raises(
-        DataError, match=r"2 of 100 rows read are malformed, max_bad_rows allows 1.*expected 40 columns"
+        DataError,
+        match=r"2 of 100 rows .* malformed, max_bad_rows allows 1. First: train.txt line 4: expected 40 columns",
     ):
         prepared(tmp_path, content, spec=spec)
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from criteo_tools import raw_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robe.data import CriteoSpec, Loader, PreparedDataset, prepare_criteo
+from robe.data import CriteoSpec, Loader, Prefetcher, PreparedDataset, prepare_criteo
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +39,24 @@ def make(tmp_path_factory):
     blocks=st.integers(1, 4),
     stop=st.integers(0, 12),
     epoch=st.integers(0, 1),
+    depth=st.integers(0, 3),
 )
-def test_every_row_exactly_once(make, rows, piece_bytes, world, batch_size, shuffle, block_rows, blocks, stop, epoch):
+def test_every_row_exactly_once(
+    make, rows, piece_bytes, world, batch_size, shuffle, block_rows, blocks, stop, epoch, depth
+):
     dataset = make(rows, piece_bytes)
 
     def loader(rank):
-        return Loader(
+        loader = Loader(
             dataset, "train", batch_size, rank=rank, world_size=world, shuffle=shuffle, seed=9,
             block_rows=block_rows, window_rows=block_rows * blocks,
         )  # fmt: skip
+        loader.epoch = epoch
+        return Prefetcher(loader, depth=depth) if depth else loader
 
     seen = []
     for rank in range(world):
         first = loader(rank)
-        first.epoch = epoch
         state = first.state_dict()
         for number, batch in enumerate(first):
             if number == stop:

@@ -41,6 +41,14 @@ def test_missing_urls(tmp_path):
         prepare_criteo("nonsense://criteo/empty.txt", tmp_path / "out", SPEC)
 
 
+def test_an_output_that_is_a_url(tmp_path, content, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.txt").write_bytes(content)
+    with pytest.raises(DataError, match="out: expected a local folder, got the URL s3:/"):
+        prepare_criteo("train.txt", "s3://bucket/out", SPEC)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.txt"]
+
+
 class Ranges(http.server.SimpleHTTPRequestHandler):
     """Serves byte ranges, as object stores do."""
 

@@ -6,11 +6,13 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,14 +28,14 @@ from robe.data.criteo.raw import PIECE_BYTES, RawFile
 from robe.data.criteo.run import Runner, Threads
 from robe.data.criteo.spec import CriteoSpec
 from robe.data.criteo.splits import Splitter, counts_first
-from robe.data.criteo.totals import BadLines, estimate_rows, scale_of, sources_of, splits_of
+from robe.data.criteo.totals import BadLines, estimate, scale_of, sources_of, splits_of
 from robe.data.criteo.vocabulary import DEFINITION, Vocabulary, make_vocabulary
 from robe.data.criteo.work import DONE, READ, ROWS, Task, Unit, count_unit, read_unit, require_rows, split_rows
 from robe.data.dataset import PreparedDataset
 from robe.data.format import CREATED_WITH, DataError, FieldInfo, Manifest
 from robe.data.progress import bar
 from robe.data.quarantine import Quarantine
-from robe.data.staging import keep_inputs, staged_folder
+from robe.data.staging import has_job, keep_inputs, staged_folder
 from robe.data.writer import sync, write_manifest
 
 log = logging.getLogger("robe")
@@ -59,7 +61,8 @@ def prepare_criteo(
     """Makes a prepared data set of Criteo's raw files, about 0.1 GB of memory per worker whatever their size.
 
     A run that was killed or failed leaves its finished pieces beside ``out``; the same call goes on from them, and ends
-    in the same bytes. With a vocabulary the rows pass over the disk once more, and merging takes up to 1 GB.
+    in the same bytes. After one that was finished it does nothing, and returns what is there. With a vocabulary the
+    rows pass over the disk once more, and merging takes up to 1 GB.
 
     Args:
         sources: ``train.txt``, or ``day_0`` to ``day_23``; also ``.gz``; local, or URLs that fsspec knows.
@@ -79,7 +82,8 @@ def prepare_criteo(
 
     Raises:
         FileNotFoundError: a source is not there.
-        FileExistsError: ``out`` exists and ``overwrite`` is False, or it is no data set of robe.
+        FileExistsError: ``out`` exists, of other files or options, and ``overwrite`` is False; or it is no data set of
+            robe.
         BlockingIOError: another process is writing the same ``out``.
         DataError: a source cannot be used, or too many lines are malformed.
         OSError: the disk has too little room, or is full.
@@ -97,6 +101,7 @@ def prepare_criteo(
     if spec.recipe == "criteo-tb" and spec.split == "mlperf-tb" and len(paths) != 24:
         log.warning("split mlperf-tb: expected the 24 files day_0 to day_23, got %d; the last is split", len(paths))
     files = [RawFile(path, piece_bytes) for path in paths]
+    _require_order(files)
     job = {
         "format": _FORMAT,
         "spec": {key: value for key, value in asdict(spec).items() if key != "max_bad_rows"},
@@ -104,6 +109,11 @@ def prepare_criteo(
         "piece_bytes": piece_bytes,
     }
     out = Path(out)
+    if not overwrite and has_job(out, job):
+        dataset = PreparedDataset.open(out)
+        if dataset.manifest.spec == asdict(spec):
+            log.info("%s is complete, of the same files and options: nothing to do", out)
+            return None if part else dataset
     runner: Runner
     if ray is None:
         runner = Threads(workers)
@@ -120,6 +130,21 @@ def prepare_criteo(
             return None
         run.finish()
     return PreparedDataset.open(out)
+
+
+def _size(n: float) -> str:
+    return f"{n / 1e6:,.0f} MB" if n < 1e10 else f"{n / 1e9:,.0f} GB"
+
+
+def _require_order(files: Sequence[RawFile]) -> None:
+    """Days decide the split, and a shell gives ``day_*`` as day_0, day_1, day_10."""
+    days = [re.fullmatch(r"day_(\d+)(\.gz)?", file.name) for file in files]
+    for before, day in pairwise(days):
+        if before and day and int(before[1]) >= int(day[1]):
+            raise DataError(
+                f"sources: expected days in their order, got {day[0]} after {before[0]}; the shell keeps it in "
+                f"day_{{0..23}}{day[2] or ''}, but not in day_*"
+            )
 
 
 @contextmanager
@@ -153,13 +178,17 @@ class _Run:
 
     def require_room(self) -> None:
         """Raises OSError when the disk has too little room for what is not yet there."""
-        rows = sum(estimate_rows(file) for file in self._files)
+        estimates = [estimate(file) for file in self._files]
+        rows = sum(of_file for of_file, _ in estimates)
         need = rows * (_ROW + (_CODED_ROW if self._spec.two_passes else 0))
+        if not (self._spec.two_passes or counts_first(self._spec) or self._spec.split == "none"):
+            # Pieces that are cut into splits at the end are there twice for a while.
+            need += min(rows, 2 * max(of_piece for _, of_piece in estimates)) * _ROW
         there = sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
         free = shutil.disk_usage(self._folder).free
         if need - there > free:
             raise OSError(
-                f"out: about {need / 1e9:.1f} GB are needed for about {rows:,.0f} rows, {(there + free) / 1e9:.1f} GB "
+                f"out: about {_size(need)} are needed for about {rows:,.0f} rows, {_size(there + free)} "
                 f"can be had in {self._folder.parent}; free some, or name another output"
             )
 
@@ -195,7 +224,7 @@ class _Run:
         units = self._units(range(len(self._files)))
         units = units[part[0] - 1 :: part[1]] if part else units
         left = [unit for unit in units if unit not in done]
-        checked = BadLines(self._spec.max_bad_rows, finished)
+        checked = BadLines(self._spec.max_bad_rows, self._files, finished)
         total = sum(self._bytes(unit) for unit in units)
         with bar("reading", total, "B", self._progress) as advance:
             advance(total - sum(self._bytes(unit) for unit in left))

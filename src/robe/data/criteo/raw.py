@@ -82,6 +82,8 @@ class RawFile:
         with _open(self.path) as file:
             raw = file.read(_READ)
         if not self.compressed:
+            if raw[:2] == b"\x1f\x8b":
+                raise DataError(f"{self.path}: a gzip file, whose name should end in .gz")
             return raw
         if raw[:2] != b"\x1f\x8b":
             raise DataError(f"{self.path}: not a gzip file, though its name ends in .gz")

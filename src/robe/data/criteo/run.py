@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
+from robe.checks import require_positive
+
 Result = TypeVar("Result")
 
 
@@ -27,6 +29,8 @@ class Threads:
     """
 
     def __init__(self, workers: int | None) -> None:
+        if workers is not None:
+            require_positive("workers", workers)
         self.workers = workers or _processors() + 1
 
     def map(

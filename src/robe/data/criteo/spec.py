@@ -76,8 +76,15 @@ class CriteoSpec:
                 f"validation and test: expected fractions that leave lines to train on, got {self.validation} "
                 f"and {self.test}"
             )
-        if self.max_bad_rows < 0:
+        if self.split != "time" and (self.validation, self.test) != (0.1, 0.1):
+            raise DataError(f"validation and test: only for split 'time' (--split time), got split {self.split!r}")
+        if not self.max_bad_rows >= 0:  # nor NaN
             raise DataError(f"max_bad_rows: expected a fraction or a count, got {self.max_bad_rows}")
+
+    @property
+    def has_unknown(self) -> bool:
+        """True when id 0 of a vocabulary is for tokens that are not in it."""
+        return self.min_count > 1 or self.vocabulary_from == "train"
 
     @property
     def two_passes(self) -> bool:

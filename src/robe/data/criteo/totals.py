@@ -21,8 +21,9 @@ log = logging.getLogger("robe")
 class BadLines:
     """Stops a run as soon as too many lines are malformed."""
 
-    def __init__(self, limit: float, finished: Sequence[Piece]) -> None:
+    def __init__(self, limit: float, files: Sequence[RawFile], finished: Sequence[Piece]) -> None:
         self._quarantine = Quarantine(None, limit)
+        self._files = files
         for piece in finished:
             self.add(piece)
 
@@ -30,7 +31,8 @@ class BadLines:
         """Counts ``piece``; raises DataError when it is too much."""
         self._quarantine.rows_read += piece.lines
         for line, reason, text in piece.malformed:
-            self._quarantine.add(f"piece {piece.name}", line + 1, reason, text)
+            where = self._files[piece.file].name + (f" piece {piece.piece}" if piece.piece else "")
+            self._quarantine.add(where, line + 1, reason, text)
         self._quarantine.check()
 
 
@@ -81,9 +83,10 @@ def scale_of(spec: CriteoSpec, pieces: Sequence[Piece]) -> Scale:
     return Scale(low, np.max([piece.high for piece in pieces if piece.high], axis=0))
 
 
-def estimate_rows(file: RawFile) -> float:
-    """Rows of a file, judged by its first megabyte."""
+def estimate(file: RawFile) -> tuple[float, float]:
+    """Rows of a file and rows of a piece of it, judged by its first megabyte."""
     head = file.head()
-    lines = max(head.count(b"\n"), 1)
+    density = max(head.count(b"\n"), 1) / max(len(head), 1)
     growth = 3.0 if file.compressed else 1.0  # of such text, about
-    return file.bytes * growth * lines / max(len(head), 1)
+    rows = file.bytes * growth * density
+    return rows, min(rows, file.piece_bytes * density)

@@ -62,7 +62,7 @@ class Vocabulary:
                 return
             tokens, ids = _open(self._tokens, np.uint32), _open(self._ids, np.uint32)
             counts = _open(self._counts, np.uint64)
-            inverse = np.memmap(self._ids.with_suffix(".inverse"), dtype=np.uint32, mode="w+", shape=self.size)
+            inverse = _make(self._ids.with_suffix(".inverse"), np.uint32, self.size)
             for part in _slices(self.size):
                 inverse[ids[part]] = np.arange(part.start, part.stop, dtype=np.uint32)
             for part in _slices(self.size):
@@ -72,7 +72,6 @@ class Vocabulary:
 
 def make_vocabulary(folder: Path, field: int, pieces: Sequence[Distinct], spec: CriteoSpec) -> Vocabulary:
     """Merges the tokens of ``field`` from all ``pieces``, which are in order of the lines."""
-    unknown = spec.min_count > 1 or spec.vocabulary_from == "train"
     names = {name: folder / f"{field:02d}.{name}" for name in ("tokens", "counts", "firsts", "ids")}
     with (
         names["tokens"].open("wb") as to_tokens,
@@ -86,22 +85,22 @@ def make_vocabulary(folder: Path, field: int, pieces: Sequence[Distinct], spec: 
     size = names["tokens"].stat().st_size // 4
     if not size:
         names["ids"].touch()
-        return Vocabulary(folder, field, unknown)
-    ids = np.memmap(names["ids"], dtype=np.uint32, mode="w+", shape=size)
+        return Vocabulary(folder, field, spec.has_unknown)
+    ids = _make(names["ids"], np.uint32, size)
     if spec.order == "value":
         for part in _slices(size):
             ids[part] = np.arange(part.start, part.stop, dtype=np.uint32)
     else:
         _rank(_open(names["firsts"], np.uint64), ids)
         if spec.order == "frequency":  # equal counts by first line
-            keys = np.memmap(folder / f"{field:02d}.keys", dtype=np.uint64, mode="w+", shape=size)
+            keys = _make(folder / f"{field:02d}.keys", np.uint64, size)
             counts = _open(names["counts"], np.uint64)
             for part in _slices(size):
                 rarity = np.uint64(0xFFFFFFFF) - np.minimum(counts[part], np.uint64(0xFFFFFFFF))
                 keys[part] = (rarity << np.uint64(32)) | ids[part]
             _rank(keys, ids)
     ids.flush()
-    return Vocabulary(folder, field, unknown)
+    return Vocabulary(folder, field, spec.has_unknown)
 
 
 def _merged(
@@ -157,6 +156,15 @@ def _rank(keys: NDArray[np.uint64], ranks: NDArray[np.uint32]) -> None:
 def _slices(size: int) -> Iterator[slice]:
     for start in range(0, size, _ENTRIES):
         yield slice(start, min(start + _ENTRIES, size))
+
+
+def _make(file: Path, dtype: type[np.generic], size: int) -> np.memmap[Any, np.dtype[Any]]:
+    """A new file of ``size`` zeros to write to, memory-mapped."""
+    with file.open("wb") as stream:
+        # Written, not left as holes: when the disk is full, a write to a mapped hole kills the process (SIGBUS).
+        for part in _slices(size):
+            stream.write(bytes((part.stop - part.start) * np.dtype(dtype).itemsize))
+    return np.memmap(file, dtype=dtype, mode="r+", shape=size)
 
 
 def _open(file: Path, dtype: type[np.generic]) -> NDArray[Any]:
