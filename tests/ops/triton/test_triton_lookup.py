@@ -65,7 +65,7 @@ def check_quantized(arguments, dtype, wide=False):
     assert torch.equal(got.cpu(), want)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES // 2, deadline=None)
 @given(lookups(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), st.booleans())
 def test_int8_equals_the_reference(arguments, dtype, wide):
     check_quantized(arguments, dtype, wide)
