@@ -115,6 +115,16 @@ def checked(coll: Any, ids: Tensor) -> Any:
     return coll
 
 
+def checked_int8(coll: Any, ids: Tensor) -> Any:
+    """The int8 form of a collection in bfloat16, after comparing its kernel with the reference on a few samples."""
+    small = robe.quantize(coll).bfloat16()
+    array, scales, fields = small.shared.array.cpu(), small.shared.scales.cpu(), Fields.of(small.layout)
+    tail = (fields.specs, fields.hash_spec, fields.width, 0, torch.bfloat16)
+    want = reference.lookup_quantized(array, scales, ids.cpu(), None, None, *tail)
+    assert torch.equal(small(ids).flatten(1).cpu(), want), "int8 differs from the reference"
+    return small
+
+
 def name_of(slots: int, block: int, what: str = "robe") -> str:
     return f"{what} m={slots / 1e6:g}M Z={block}"
 
@@ -145,6 +155,7 @@ def one_shape(
     m, z = sizes.resident_slots, layouts[-1][1]
     in_cache = collection(rows, dim, m, z, bench.device, dtype=torch.bfloat16)
     arrays[name_of(m, z, "robe bf16")] = checked(in_cache, ids_of_gate)
+    arrays[name_of(m, z, "robe int8 to bf16")] = checked_int8(in_cache, ids_of_gate)
     slots = layouts[0][0]
     small = torch.randn(max(1, slots // dim), dim, device=bench.device)  # of the array's size, rows aligned
     for skew in ("uniform", "zipf"):
@@ -233,8 +244,9 @@ def models(bench: Bench, sizes: Sizes) -> Iterator[tuple[str, DLRM]]:
     for block in sizes.model_blocks:
         coll = collection(rows, dim, slots, block, device, dtype=torch.bfloat16)
         yield f"robe 1000x bf16 fused Z={block}", dlrm(coll, sizes, device)
-    coll = collection(rows, dim, slots, sizes.blocks[-1], device)
-    yield f"robe 1000x fp32 Z={sizes.blocks[-1]}", dlrm(Cast(coll), sizes, device)
+    yield f"robe 1000x int8 Z={block}", dlrm(robe.quantize(coll), sizes, device)
+    coll = collection(rows, dim, slots, sizes.blocks[-1], device, output_dtype=torch.bfloat16)
+    yield f"robe 1000x fp32 Z={sizes.blocks[-1]}", dlrm(coll, sizes, device)
 
 
 def check_model(model: DLRM, compiled: Any, dense: Tensor, ids: Tensor) -> None:
@@ -322,8 +334,8 @@ def training_steps(bench: Bench, sizes: Sizes) -> None:
         return run
 
     for name, model in models(bench, sizes):
-        if name.startswith("robe 1000x bf16"):
-            continue  # optimizers keep arrays of training in float32
+        if name.startswith(("robe 1000x bf16", "robe 1000x int8")):
+            continue  # optimizers keep arrays of training in float32; int8 is not trained
         if name == "full tables":
             alternatives[f"{name}, eager"] = bench.eager(run_of(model, [torch.optim.SGD(model.parameters(), lr=1e-6)]))
             continue

@@ -232,12 +232,60 @@ bool lookup(const Plan& p, int64_t begin, int64_t end, void* out, bool stream, c
                 : lookup_any_segment<false>(p, begin, end, out, scratch);
 }
 
-template <class T>
-bool lookup_signed_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scratch) {
+// ---- The same where rows are not copied as they are: signs, int8. T is the type of slots, O of outputs. ----
+
+// kSegment: slots of a segment; 0 where they are known at run time only.
+template <class O, int kSegment, bool kOne>
+ROBE_NOINLINE bool lookup_int8_plain(const Plan& p, int64_t begin, int64_t end, O* out, char* scratch) {
+  const int64_t chunks = kOne ? 1 : p.max_chunks, limit = p.slots_hashed;
+  const int64_t dim = kSegment && kOne ? kSegment : p.max_dim, segment = kSegment ? kSegment : p.segment;
+  const int8_t* slots = (const int8_t*)p.array;
+  const float* scales = p.scales;
+  float* const row = (float*)(scratch + ring_bytes(p));
+  O* to = out + begin * p.num_fields * dim;
+  auto consume = [&](int64_t, const int64_t* starts) ROBE_INLINE_LAMBDA {
+    prefetch_store(to, dim * int64_t(sizeof(O)));
+    float* values;
+    if constexpr (sizeof(O) == sizeof(float)) {
+      values = to;
+    } else {
+      values = row;
+    }
+    for (int64_t c = 0, done = 0; c < chunks; c++, done += segment) {
+      const int64_t length = kSegment ? kSegment : smaller(segment, dim - done), start = starts[c * kGroup];
+      if (__builtin_expect(start + length <= limit, 1)) {
+        widen_scaled(slots, scales, start, length, values + done);
+      } else {
+        widen_scaled(slots, scales, start, limit - start, values + done);
+        widen_scaled(slots, scales, 0, length - (limit - start), values + done + limit - start);
+      }
+    }
+    if constexpr (sizeof(O) != sizeof(float)) narrow_to<O>(row, dim, to);
+    to += dim;
+  };
+  return for_each_plain<kOne, kSegment, true>(p, begin * p.num_fields, end * p.num_fields, slots, 1, scratch, consume);
+}
+
+template <class O, bool kOne>
+bool lookup_int8_segments(const Plan& p, int64_t begin, int64_t end, O* out, char* scratch) {
+  switch (p.uniform ? p.segment : 0) {
+    case 8: return lookup_int8_plain<O, 8, kOne>(p, begin, end, out, scratch);
+    case 16: return lookup_int8_plain<O, 16, kOne>(p, begin, end, out, scratch);
+    default: return lookup_int8_plain<O, 0, kOne>(p, begin, end, out, scratch);
+  }
+}
+
+template <class T, class O>
+bool lookup_converted_as(const Plan& p, int64_t begin, int64_t end, O* out, char* scratch) {
+  if constexpr (sizeof(T) == 1) {
+    if (p.plain && !p.sign)
+      return p.max_chunks == 1 ? lookup_int8_segments<O, true>(p, begin, end, out, scratch)
+                               : lookup_int8_segments<O, false>(p, begin, end, out, scratch);
+  }
   Accumulator<T>* row = (Accumulator<T>*)(scratch + ring_bytes(p));
   auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
     read_row<T>(p, field, p.ids[n], starts, row);
-    narrow_to<T>(row, field.dim, out + n / p.num_fields * p.width + field.column);
+    narrow_to<O>(row, field.dim, out + n / p.num_fields * p.width + field.column);
   };
   return for_each_id<false, true>(p, begin * p.num_fields, end * p.num_fields, scratch, consume);
 }
@@ -249,22 +297,22 @@ inline A larger(A a, A b) {
   return b > a || b != b ? b : a;  // NaN stays
 }
 
-template <class T>
-bool lookup_bags_as(const Plan& p, int64_t begin, int64_t end, T* out, char* scratch) {
+template <class T, class O>
+bool lookup_bags_as(const Plan& p, int64_t begin, int64_t end, O* out, char* scratch) {
   typedef Accumulator<T> A;
   A* row = (A*)(scratch + ring_bytes(p));
   A* total = row + p.max_dim;
-  const T* weights = (const T*)p.weights;
+  const O* weights = (const O*)p.weights;
   int64_t bag = begin, count = 0;
   auto close = [&] {
     const Field& field = p.fields[bag / p.batch_size];
-    T* to = out + bag % p.batch_size * p.width + field.column;
+    O* to = out + bag % p.batch_size * p.width + field.column;
     if (count == 0) {
       for (int64_t i = 0; i < field.dim; i++) total[i] = 0;
     } else if (p.mode == ROBE_MEAN) {
       for (int64_t i = 0; i < field.dim; i++) total[i] /= A(count);
     }
-    narrow_to<T>(total, field.dim, to);
+    narrow_to<O>(total, field.dim, to);
     bag++, count = 0;
   };
   auto consume = [&](int64_t n, const Field& field, const int64_t* starts) {
@@ -721,11 +769,23 @@ void update_as(const Plan& p, const robe_update& u, A* sums, int64_t begin, int6
     default: { typedef float16 T; CALL; }         \
   }
 
-bool lookup_signed(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
-  ROBE_DTYPES(p, return lookup_signed_as<T>(p, begin, end, (T*)out, scratch))
+// Types of slots and of outputs.
+#define ROBE_LOOKUP_DTYPES(p, CALL)                                         \
+  if ((p).dtype != ROBE_INT8) {                                             \
+    ROBE_DTYPES(p, typedef T O; CALL)                                       \
+  }                                                                         \
+  typedef int8_t T;                                                         \
+  switch ((p).out_dtype) {                                                  \
+    case ROBE_FLOAT32: { typedef float O; CALL; }                           \
+    case ROBE_BFLOAT16: { typedef bfloat16 O; CALL; }                       \
+    default: { typedef float16 O; CALL; }                                   \
+  }
+
+bool lookup_converted(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
+  ROBE_LOOKUP_DTYPES(p, return (lookup_converted_as<T, O>(p, begin, end, (O*)out, scratch)))
 }
 bool lookup_bags(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
-  ROBE_DTYPES(p, return lookup_bags_as<T>(p, begin, end, (T*)out, scratch))
+  ROBE_LOOKUP_DTYPES(p, return (lookup_bags_as<T, O>(p, begin, end, (O*)out, scratch)))
 }
 bool grad_weights(const Plan& p, int64_t begin, int64_t end, void* out, char* scratch) {
   ROBE_DTYPES(p, return grad_weights_as<T>(p, begin, end, (T*)out, scratch))
@@ -767,7 +827,7 @@ void update_bucket(const Plan& p, const robe_update& u, void* sums, int64_t begi
 const Kernels ROBE_JOIN(kernels_, ROBE_ISA) = {
     ROBE_STRING(ROBE_ISA),
     lookup,
-    lookup_signed,
+    lookup_converted,
     lookup_bags,
     grad_weights,
     grad_rows,

@@ -46,7 +46,9 @@ struct Plan {
   int64_t num_ids, batch_size, width, mode;
 
   void* array;
+  const float* scales;  // of an int8 array
   int64_t slots, itemsize, dtype;
+  int64_t out_dtype, out_itemsize;
   int64_t ahead;  // rows hashed and prefetched ahead of the one that is read; a power of two
 };
 
@@ -90,7 +92,7 @@ struct Source {
 struct Kernels {
   const char* name;
   bool (*lookup)(const Plan&, int64_t begin, int64_t end, void* out, bool stream, char* scratch);
-  bool (*lookup_signed)(const Plan&, int64_t begin, int64_t end, void* out, char* scratch);
+  bool (*lookup_converted)(const Plan&, int64_t begin, int64_t end, void* out, char* scratch);
   bool (*lookup_bags)(const Plan&, int64_t begin, int64_t end, void* out, char* scratch);
   bool (*grad_weights)(const Plan&, int64_t begin, int64_t end, void* out, char* scratch);
   void (*grad_rows)(const Plan&, int64_t begin, int64_t end, void* rows, bool per_id, char* scratch);

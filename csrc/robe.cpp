@@ -75,6 +75,10 @@ int64_t multiple_mod(int64_t step, int64_t count, int64_t modulus) {
   return int64_t(uint128(step) * uint128(count) % uint128(modulus));
 }
 
+int64_t bytes_of(int64_t dtype) {
+  return dtype == ROBE_FLOAT64 ? 8 : dtype == ROBE_FLOAT32 ? 4 : dtype == ROBE_INT8 ? 1 : 2;
+}
+
 void check_offsets(const robe_batch& batch) {
   const int64_t bags = batch.num_fields * batch.batch_size;
   bool ordered = batch.offsets[0] == 0 && batch.offsets[bags] == batch.num_ids;
@@ -88,7 +92,10 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
   const int64_t z = spec.block_size, m = spec.num_slots;
   const bool mixed = spec.form == ROBE_MIXED;
   const int64_t prime = mixed ? 2 : spec.prime;
-  require(array.dtype >= ROBE_FLOAT32 && array.dtype <= ROBE_FLOAT16 && array.slots >= 0);
+  const bool int8 = array.dtype == ROBE_INT8;
+  require(array.dtype >= ROBE_FLOAT32 && array.dtype <= ROBE_INT8 && array.slots >= 0);
+  const int64_t out = array.out_dtype;
+  require(int8 ? !batch.grad && (out == ROBE_FLOAT32 || out == ROBE_BFLOAT16 || out == ROBE_FLOAT16) : out == array.dtype);
   require(spec.form >= ROBE_UNIVERSAL && spec.form <= ROBE_MIXED && z >= 1 && m >= 0 && m <= array.slots);
   require(array.slots < int64_t(1) << 48 && prime >= 2 && prime <= int64_t(kMersenne61));
   for (int64_t x : {spec.key_multiplier, spec.chunk_multiplier, spec.sign_key_multiplier, spec.sign_element_multiplier})
@@ -102,7 +109,8 @@ void make_plan(const robe_array& array, const robe_batch& batch, PlanMemory& mem
   p.ids = batch.ids, p.offsets = batch.offsets, p.weights = batch.weights, p.grad = batch.grad;
   p.num_ids = batch.num_ids, p.batch_size = batch.batch_size, p.width = batch.width, p.mode = batch.mode;
   p.array = array.data, p.slots = array.slots, p.dtype = array.dtype;
-  p.itemsize = array.dtype == ROBE_FLOAT64 ? 8 : array.dtype == ROBE_FLOAT32 ? 4 : 2;
+  p.scales = array.scales, p.out_dtype = array.out_dtype;
+  p.itemsize = bytes_of(array.dtype), p.out_itemsize = bytes_of(array.out_dtype);
   if (p.offsets) check_offsets(batch);
 
   memory.fields.resize(p.num_fields);
@@ -233,7 +241,8 @@ int64_t piece_of(const Plan& p, int64_t count, int64_t threads) {
 }
 
 void lookup(const Plan& p, void* out, int64_t threads) {
-  const int64_t out_bytes = p.batch_size * p.width * p.itemsize, size = scratch_bytes(p);
+  require(p.dtype != ROBE_INT8 || p.scales);
+  const int64_t out_bytes = p.batch_size * p.width * p.out_itemsize, size = scratch_bytes(p);
   threads = threads_for(threads, lookups_of(p), p.max_dim);
   Workspace scratch(size * threads);
   const Kernels& k = kernels();
@@ -247,7 +256,7 @@ void lookup(const Plan& p, void* out, int64_t threads) {
     const bool stream = p.plain && aligned && out_bytes > stream_bytes();
     inside = parallel(threads, p.batch_size, piece_of(p, p.batch_size, threads), size, scratch.data(),
                       [&](int64_t begin, int64_t end, char* mine) {
-                        return p.sign ? k.lookup_signed(p, begin, end, out, mine)
+                        return p.sign || p.dtype == ROBE_INT8 ? k.lookup_converted(p, begin, end, out, mine)
                                       : k.lookup(p, begin, end, out, stream, mine);
                       });
   }
@@ -545,11 +554,11 @@ int robe_prepare(const robe_array* array, const robe_batch* batch, robe_prepared
     *out = prepared.release();
   });
 }
-int robe_lookup_prepared(const robe_prepared* prepared, void* array, const int64_t* ids, int64_t batch_size, void* out,
-                         int64_t threads) {
+int robe_lookup_prepared(const robe_prepared* prepared, void* array, const float* scales, const int64_t* ids,
+                         int64_t batch_size, void* out, int64_t threads) {
   return robe::guarded([&] {
     robe::Plan p = prepared->memory.plan;  // its tables stay where they are
-    p.array = array, p.ids = ids, p.batch_size = batch_size, p.num_ids = batch_size * p.num_fields;
+    p.array = array, p.scales = scales, p.ids = ids, p.batch_size = batch_size, p.num_ids = batch_size * p.num_fields;
     robe::lookup(p, out, threads);
   });
 }

@@ -10,10 +10,10 @@
 #define ROBE_API extern "C" __attribute__((visibility("default")))
 #endif
 
-enum { ROBE_ABI = 2 };  // raised with every change of this file
+enum { ROBE_ABI = 3 };  // raised with every change of this file
 
 enum robe_status { ROBE_OK = 0, ROBE_BAD_ID = 1, ROBE_BAD_OFFSETS = 2, ROBE_BAD_SPEC = 3, ROBE_NO_MEMORY = 4 };
-enum robe_dtype { ROBE_FLOAT32 = 0, ROBE_FLOAT64 = 1, ROBE_BFLOAT16 = 2, ROBE_FLOAT16 = 3 };
+enum robe_dtype { ROBE_FLOAT32 = 0, ROBE_FLOAT64 = 1, ROBE_BFLOAT16 = 2, ROBE_FLOAT16 = 3, ROBE_INT8 = 4 };
 enum robe_mode { ROBE_SUM = 0, ROBE_MEAN = 1, ROBE_MAX = 2 };
 enum robe_form { ROBE_UNIVERSAL = 0, ROBE_RELEASED = 1, ROBE_MIXED = 2 };
 enum robe_rule { ROBE_SGD = 0, ROBE_ADAGRAD = 1, ROBE_ADAM = 2 };
@@ -32,14 +32,16 @@ struct robe_spec {
 struct robe_array {
   void* data;  // [slots]
   int64_t slots;
-  int64_t dtype;
+  int64_t dtype;        // int8: for lookups alone, without interaction
+  const float* scales;  // of int8: one for every 64 slots, formula (15); else null
+  int64_t out_dtype;    // of embeddings and of weights of bags: `dtype`; for int8 float32, bfloat16 or float16
 };
 
 // One lookup: the arguments of the op. With `grad` also one backward.
 struct robe_batch {
   const int64_t* ids;      // [batch_size, num_fields], or [num_ids] with offsets
   const int64_t* offsets;  // null, or [num_fields * batch_size + 1]
-  const void* weights;     // null, or [num_ids] in the dtype of the array
+  const void* weights;     // null, or [num_ids] in the dtype of the output
   const robe_field* fields;
   const robe_spec* spec;
   const void* grad;  // [batch_size, width] in the dtype of the array
@@ -63,11 +65,11 @@ ROBE_API const char* robe_isa(void);
 
 // out [batch_size, width]: formulas (9) to (11) of docs/robe.md.
 ROBE_API int robe_lookup(const robe_array*, const robe_batch*, void* out, int64_t threads);
-// The same, prepared. Of the array only slots and dtype are read, of the batch what does not change: fields, num_fields,
+// The same, prepared. Of the array only slots and dtypes are read, of the batch what does not change: fields, num_fields,
 // spec and width. Used by any number of threads at once; freed once.
 ROBE_API int robe_prepare(const robe_array*, const robe_batch*, robe_prepared** out);
-ROBE_API int robe_lookup_prepared(const robe_prepared*, void* array, const int64_t* ids, int64_t batch_size, void* out,
-                                  int64_t threads);
+ROBE_API int robe_lookup_prepared(const robe_prepared*, void* array, const float* scales, const int64_t* ids,
+                                  int64_t batch_size, void* out, int64_t threads);
 ROBE_API void robe_free(robe_prepared*);
 // grad_array [slots]: formula (12).
 ROBE_API int robe_lookup_backward_array(const robe_array*, const robe_batch*, void* grad_array, int64_t threads);

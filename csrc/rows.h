@@ -113,6 +113,38 @@ inline void narrow_to(const Accumulator<T>* from, int64_t n, T* to) {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+constexpr int kScaleShift = 6;  // of robe.quantization
+
+// Slots `from` to `from + n` of an int8 array: formula (15). As many at once as a vector has lanes: these have at most
+// two scales.
+ROBE_INLINE void widen_scaled(const int8_t* slots, const float* scales, int64_t from, int64_t n, float* to) {
+  [[maybe_unused]] const auto before_next = [](int64_t slot) ROBE_INLINE_LAMBDA {
+    return (1 << kScaleShift) - int(slot & ((1 << kScaleShift) - 1));
+  };
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  for (; n > 0; n -= 16, from += 16, to += 16) {
+    const int64_t count = smaller(n, 16);
+    const __mmask16 active = __mmask16((1 << count) - 1);
+    const __mmask16 next = _mm512_cmpge_epi32_mask(lanes, _mm512_set1_epi32(before_next(from)));
+    const __m512 scale = _mm512_mask_blend_ps(next, _mm512_set1_ps(scales[from >> kScaleShift]),
+                                              _mm512_set1_ps(scales[(from + count - 1) >> kScaleShift]));
+    const __m512i slot = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(active, slots + from));
+    _mm512_mask_storeu_ps(to, active, _mm512_mul_ps(_mm512_cvtepi32_ps(slot), scale));
+  }
+#elif defined(__AVX2__)
+  const __m256i lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  for (; n >= 8; n -= 8, from += 8, to += 8) {
+    const __m256i first = _mm256_cmpgt_epi32(_mm256_set1_epi32(before_next(from)), lanes);
+    const __m256 scale = _mm256_blendv_ps(_mm256_set1_ps(scales[(from + 7) >> kScaleShift]),
+                                          _mm256_set1_ps(scales[from >> kScaleShift]), _mm256_castsi256_ps(first));
+    const __m256i slot = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(slots + from)));
+    _mm256_storeu_ps(to, _mm256_mul_ps(_mm256_cvtepi32_ps(slot), scale));
+  }
+#endif
+  for (; n > 0; n--, from++, to++) *to = float(slots[from]) * scales[from >> kScaleShift];
+}
+
 // Asks for the lines of what is written or read in order well before its turn: processors do so by themselves only up to
 // the end of a page. May go beyond the end of the buffer: a prefetch never faults.
 ROBE_INLINE void prefetch_store(const void* to, int64_t bytes) {
@@ -398,6 +430,16 @@ inline void multiply_signs(const Plan& p, const Field& field, int64_t id, A* row
   }
 }
 
+// Slots `from` to `from + n` in the accumulator's type.
+template <class T>
+ROBE_INLINE void read_slots(const Plan& p, int64_t from, int64_t n, Accumulator<T>* to) {
+  if constexpr (sizeof(T) == 1) {
+    widen_scaled((const T*)p.array, p.scales, from, n, to);
+  } else {
+    widen_to<T>((const T*)p.array + from, n, to);
+  }
+}
+
 // One embedding in the accumulator's type, formula (9).
 template <class T>
 inline void read_row(const Plan& p, const Field& field, int64_t id, const int64_t* starts, Accumulator<T>* row) {
@@ -405,11 +447,10 @@ inline void read_row(const Plan& p, const Field& field, int64_t id, const int64_
     for (int64_t i = 0; i < field.dim; i++) row[i] = 0;
     return;
   }
-  const T* array = (const T*)p.array;
   for (int64_t c = 0; c < field.chunks; c++) {
     int64_t length = segment_length(p, field, c), until_end = smaller(length, field.limit - starts[c]);
-    widen_to<T>(array + starts[c], until_end, row + c * p.segment);
-    if (until_end < length) widen_to<T>(array, length - until_end, row + c * p.segment + until_end);
+    read_slots<T>(p, starts[c], until_end, row + c * p.segment);
+    if (until_end < length) read_slots<T>(p, 0, length - until_end, row + c * p.segment + until_end);
   }
   if (p.sign && !field.direct) multiply_signs(p, field, id, row);
 }

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from robe.layout import Table as Table
     from robe.nn import FullEmbeddingCollection as FullEmbeddingCollection
     from robe.nn import HashingTrickCollection as HashingTrickCollection
+    from robe.nn import QuantizedArray as QuantizedArray
     from robe.nn import RobeArray as RobeArray
     from robe.nn import RobeEmbedding as RobeEmbedding
     from robe.nn import RobeEmbeddingBag as RobeEmbeddingBag
     from robe.nn import RobeEmbeddingCollection as RobeEmbeddingCollection
+    from robe.nn import quantize as quantize
 
 try:
     __version__ = version("robe")
@@ -39,10 +41,12 @@ _HOME = {
     "UniversalHash": "robe.hashing",
     "FullEmbeddingCollection": "robe.nn",
     "HashingTrickCollection": "robe.nn",
+    "QuantizedArray": "robe.nn",
     "RobeArray": "robe.nn",
     "RobeEmbedding": "robe.nn",
     "RobeEmbeddingBag": "robe.nn",
     "RobeEmbeddingCollection": "robe.nn",
+    "quantize": "robe.nn",
 }
 _SUBMODULES = ("compare", "data", "functional", "models", "nn", "ops", "optim", "recipes", "train")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from robe.checks import nearest, require_dtype, require_ndim, require_same_device
 from robe.jagged import Jagged
 from robe.layout import FieldSpec, Layout, Mode
-from robe.ops import Prepared, Recorder, lookup, lookup_dot
+from robe.ops import Prepared, Recorder, lookup, lookup_dot, lookup_quantized
+from robe.quantization import check_quantized
 
 ARRAY_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MODES = {mode.name.lower(): mode for mode in Mode}
@@ -73,10 +74,10 @@ class Fields:
         """Takes what gradients are made of, for an optimizer of ``robe.optim``; None without one."""
         return None if self.owner is None else self.owner.recorder
 
-    def prepared(self, array: Tensor) -> Prepared:
-        """What the compiled kernels know of these fields, made once."""
-        if not self._prepared or not self._prepared[0].fits(self.specs, array):
-            self._prepared[:] = [Prepared(self.specs, self.hash_spec, self.width, array.shape[0], array.dtype)]
+    def prepared(self, array: Tensor, dtype: torch.dtype) -> Prepared:
+        """What the compiled kernels know of these fields and an output of ``dtype``, made once."""
+        if not self._prepared or not self._prepared[0].fits(self.specs, array, dtype):
+            self._prepared[:] = [Prepared(self.specs, self.hash_spec, self.width, array.shape[0], array.dtype, dtype)]
         return self._prepared[0]
 
 
@@ -92,44 +93,45 @@ def parse_mode(mode: str) -> Mode:
     return MODES[mode]
 
 
-def robe_lookup(ids: Tensor | Jagged, array: Tensor, fields: Fields, mode: str = "sum") -> Tensor:
+def robe_lookup(
+    ids: Tensor | Jagged,
+    array: Tensor,
+    fields: Fields,
+    mode: str = "sum",
+    *,
+    scales: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Embeddings of all fields of a batch in one call.
 
     Args:
-        ids: int64 or int32 [B, F], one id per field and sample; or ``Jagged`` bags of F fields.
-        array: [m], float32, float64, bfloat16 or float16.
+        ids: int64 or int32 [B, F], one id per field and sample; or ``Jagged`` bags of F fields, with weights in the
+            dtype of ``array`` (of the embeddings, if it is int8).
+        array: [m], float32, float64, bfloat16 or float16; int8 with ``scales``, without gradient.
         fields: the F input columns.
         mode: how a bag becomes one vector: "sum", "mean" or "max". Empty bags give zeros.
+        scales: of an int8 array, float32 [ceil(m / 64)], from ``robe.quantization.quantize_array``.
+        dtype: of the embeddings; that of ``array`` by default, float32 if it is int8. Those of an int8 array are
+            rounded once, from float32; others are rounded to the dtype of ``array`` before.
 
     Returns:
-        [B, W] in the dtype of ``array``, the fields' embeddings side by side, W the sum of their dims.
+        [B, W] in ``dtype``, the fields' embeddings side by side, W the sum of their dims.
 
     Raises:
-        TypeError: a tensor has the wrong dtype.
+        TypeError: a tensor or ``dtype`` has the wrong dtype.
         ValueError: a shape, a device or the mode is wrong.
         IndexError: an id is outside its table (on a GPU: a device-side assert).
     """
     kind = parse_mode(mode)
-    _check_array(array, fields.num_slots)
+    _check_array(array, fields.num_slots, scales, dtype)
     if isinstance(ids, Jagged):
         if ids.num_fields != fields.num_fields:
             raise ValueError(f"ids: expected bags of {fields.num_fields} fields, got {ids.num_fields}")
         require_same_device("ids", ids.values, "array", array)
-        weights = _check_weights(ids.weights, kind, array)
-        return _call(array, ids.values, ids.offsets, weights, fields, kind)
+        weights = _check_weights(ids.weights, kind, array, dtype)
+        return _call(array, scales, ids.values, ids.offsets, weights, fields, kind, dtype)
     ids = _check_ids(ids, fields, array)
-    return lookup(
-        array,
-        ids,
-        None,
-        None,
-        fields.specs,
-        fields.hash_spec,
-        fields.width,
-        Mode.SUM,
-        fields.recorder,
-        fields.prepared,
-    )
+    return _call(array, scales, ids, None, None, fields, Mode.SUM, dtype)
 
 
 def robe_lookup_dot(ids: Tensor, dense: Tensor | None, array: Tensor, fields: Fields) -> Tensor:
@@ -161,22 +163,31 @@ def robe_lookup_dot(ids: Tensor, dense: Tensor | None, array: Tensor, fields: Fi
     return lookup_dot(array, dense, ids, fields.specs, fields.hash_spec, fields.width, recorder=fields.recorder)
 
 
-def robe_embedding(input: Tensor, array: Tensor, fields: Fields) -> Tensor:
+def robe_embedding(
+    input: Tensor,
+    array: Tensor,
+    fields: Fields,
+    *,
+    scales: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """The embeddings of ids of one table: ``torch.nn.functional.embedding`` with a ROBE array.
 
     Args:
         input: ids, int64 or int32 of any shape.
         array: [m].
         fields: a single field.
+        scales: of an int8 array, as in ``robe_lookup``.
+        dtype: of the embeddings, as in ``robe_lookup``.
 
     Returns:
-        [*input.shape, D] in the dtype of ``array``.
+        [*input.shape, D] in ``dtype``.
 
     Raises:
         TypeError, ValueError, IndexError: as ``robe_lookup``.
     """
     require_dtype("input", input, torch.int64, torch.int32)
-    flat = robe_lookup(input.reshape(-1, 1).to(torch.int64), array, fields)
+    flat = robe_lookup(input.reshape(-1, 1).to(torch.int64), array, fields, scales=scales, dtype=dtype)
     return flat.view(*input.shape, fields.width)
 
 
@@ -188,6 +199,9 @@ def robe_embedding_bag(
     mode: str = "mean",
     per_sample_weights: Tensor | None = None,
     include_last_offset: bool = False,
+    *,
+    scales: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Pooled embeddings of bags of one table: ``torch.nn.functional.embedding_bag`` with a ROBE array.
 
@@ -199,9 +213,11 @@ def robe_embedding_bag(
         mode: "sum", "mean" or "max". Empty bags give zeros.
         per_sample_weights: weight of each id, of the shape of ``input`` and dtype of ``array``; mode "sum" only.
         include_last_offset: the last offset is the end of the last bag.
+        scales: of an int8 array, as in ``robe_lookup``; ``per_sample_weights`` then have the dtype of the embeddings.
+        dtype: of the embeddings, as in ``robe_lookup``.
 
     Returns:
-        [B, D] in the dtype of ``array``.
+        [B, D] in ``dtype``.
 
     Raises:
         TypeError: a tensor has the wrong dtype.
@@ -218,21 +234,30 @@ def robe_embedding_bag(
             f"got {tuple(per_sample_weights.shape)}"
         )
     ends = _bag_ends(input, offsets, include_last_offset)
-    _check_array(array, fields.num_slots)
+    _check_array(array, fields.num_slots, scales, dtype)
     require_same_device("input", input, "array", array)
-    weights = _check_weights(per_sample_weights, kind, array)
+    weights = _check_weights(per_sample_weights, kind, array, dtype)
     if weights is not None:
         weights = weights.reshape(-1)
     ids = input.reshape(-1).to(torch.int64)
-    return _call(array, ids, ends, weights, fields, kind)
+    return _call(array, scales, ids, ends, weights, fields, kind, dtype)
 
 
 def _call(
-    array: Tensor, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, fields: Fields, mode: Mode
+    array: Tensor,
+    scales: Tensor | None,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Fields,
+    mode: Mode,
+    dtype: torch.dtype | None,
 ) -> Tensor:
-    return lookup(
-        array, ids, offsets, weights, fields.specs, fields.hash_spec, fields.width, mode, recorder=fields.recorder
-    )
+    tail = (ids, offsets, weights, fields.specs, fields.hash_spec, fields.width, mode)
+    if scales is not None:
+        return lookup_quantized(array, scales, *tail, dtype or torch.float32, fields.prepared)
+    found = lookup(array, *tail, fields.recorder, fields.prepared)
+    return found if dtype is None else found.to(dtype)
 
 
 def _bag_ends(input: Tensor, offsets: Tensor | None, include_last_offset: bool) -> Tensor:
@@ -267,20 +292,25 @@ def _check_ids(ids: Tensor, fields: Fields, array: Tensor) -> Tensor:
     return ids
 
 
-def _check_array(array: Tensor, num_slots: int) -> None:
-    if array.dtype not in ARRAY_DTYPES:
+def _check_array(array: Tensor, num_slots: int, scales: Tensor | None = None, dtype: torch.dtype | None = None) -> None:
+    if scales is not None:
+        check_quantized(array, scales, dtype or torch.float32)
+    elif array.dtype not in ARRAY_DTYPES:
         require_dtype("array", array, *ARRAY_DTYPES)
+    elif dtype not in (None, *ARRAY_DTYPES):
+        raise TypeError(f"dtype: expected {' or '.join(map(str, ARRAY_DTYPES))}, got {dtype}")
     if array.dim() != 1 or array.shape[0] != num_slots:
         raise ValueError(f"array: expected shape [{num_slots}] as in the layout, got {tuple(array.shape)}")
 
 
-def _check_weights(weights: Tensor | None, mode: Mode, array: Tensor) -> Tensor | None:
+def _check_weights(weights: Tensor | None, mode: Mode, array: Tensor, dtype: torch.dtype | None) -> Tensor | None:
     if weights is None:
         return None
     if mode != Mode.SUM:
         raise NotImplementedError(
             f"per_sample_weights: only mode='sum' takes weights, as in torch.nn.EmbeddingBag; got {mode.name.lower()!r}"
         )
-    require_dtype("per_sample_weights", weights, array.dtype)
+    wanted = array.dtype if array.is_floating_point() else dtype or torch.float32
+    require_dtype("per_sample_weights", weights, wanted)
     require_same_device("per_sample_weights", weights, "array", array)
     return weights

@@ -48,7 +48,10 @@ def arrays_of(modules: nn.Module | Iterable[nn.Module]) -> list[RobeArray]:
             )
     found = {id(m): m for root in roots for m in root.modules() if isinstance(m, RobeArray)}
     if not found:
-        raise ValueError("modules: expected at least one ROBE embedding, found none; use torch.optim for other modules")
+        raise ValueError(
+            "modules: expected at least one ROBE embedding, found none that can be trained (int8 ones cannot); "
+            "use torch.optim for other modules"
+        )
     return list(found.values())
 
 

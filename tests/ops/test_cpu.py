@@ -14,6 +14,7 @@ import robe
 from robe.functional import Fields
 from robe.layout import Layout, Mode, Table
 from robe.ops import native, reference
+from robe.quantization import quantize_array
 
 pytestmark = pytest.mark.skipif(native.library is None, reason=native.reason)
 
@@ -114,6 +115,22 @@ def test_equals_the_reference(arguments):
     check_against_reference(*arguments)
 
 
+@settings(max_examples=100, deadline=None)
+@given(lookups(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+def test_int8_equals_the_reference(arguments, dtype):
+    check_int8_against_reference(*arguments, dtype)
+
+
+def check_int8_against_reference(array, ids, offsets, weights, fields, mode, dtype):
+    slots, scales = quantize_array(array)
+    weights = None if weights is None else weights.to(dtype)
+    common = (slots, scales, ids, offsets, weights, fields.specs, fields.hash_spec, fields.width, mode, dtype)
+    want = reference.lookup_quantized(*common)
+    assert torch.equal(op.lookup_quantized(*common), want)
+    if offsets is None:
+        assert torch.equal(fields.prepared(slots, dtype).lookup(slots, ids, scales), want)
+
+
 def big_lookup(z=16, dim=16, num_slots=100_003, size=3000, tables=5, **layout):
     made = Layout(tuple(Table(str(i), None, dim) for i in range(tables)), num_slots, z, **layout)
     ids = ints(-(2**63), 2**63 - 1, (size, tables))
@@ -127,6 +144,7 @@ def test_many_rows(z, dim):
     if z > dim and z % dim:
         z = dim
     check_against_reference(*big_lookup(z, dim, size=700))
+    check_int8_against_reference(*big_lookup(z, dim, size=700), torch.bfloat16)
 
 
 def test_streaming_stores():

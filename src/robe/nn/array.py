@@ -23,7 +23,11 @@ class RobeArray(nn.Module):
         init_std: standard deviation of the normal initial values.
         device: of the parameter.
         dtype: of the parameter.
+        output_dtype: of the embeddings, such as that of the model's other layers; ``dtype`` by default. Embeddings, and
+            the gradients that come back, are rounded to ``dtype`` on the way.
     """
+
+    scales: Tensor | None = None  # of int8 slots: see QuantizedArray
 
     def __init__(
         self,
@@ -31,9 +35,11 @@ class RobeArray(nn.Module):
         init_std: float = 0.01,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        output_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.init_std = init_std
+        self.output_dtype = output_dtype
         array = torch.empty(num_slots, device=device, dtype=dtype)
         native.huge_pages(array)
         self.array = nn.Parameter(array)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from robe.functional import Fields, field_tensor, robe_embedding
 from robe.layout import Layout, difference
 from robe.nn.array import RobeArray
+from robe.nn.quantized import QuantizedArray
+from robe.quantization import GROUP
 
 EXTRA_STATE = "_extra_state"
 
@@ -53,7 +55,7 @@ class DescribedModule(nn.Module):
                     f"by this module; build it with the saved values. " + "; ".join(differing)
                 )
                 # Loading goes on to the children and raises at the end: let it find the present values.
-                state_dict |= {prefix + name: value.detach() for name, value in self.named_parameters()}
+                state_dict |= {prefix + name: value for name, value in self.state_dict().items()}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -66,12 +68,13 @@ class RobeModule(DescribedModule):
 
     Args:
         layout: where elements live.
-        shared: the array, of ``layout.num_slots`` slots.
+        shared: the array, of ``layout.num_slots`` slots; ``robe.quantize`` puts a ``QuantizedArray`` in its place.
         tables: the table that each field looks up.
         padding: padding id of each field.
     """
 
     fields: Tensor  # the op's argument, int64 [F, 9]
+    shared: RobeArray | QuantizedArray
 
     def __init__(
         self,
@@ -92,11 +95,17 @@ class RobeModule(DescribedModule):
         self.register_buffer("fields", field_tensor(self._field_specs, self.array.device), persistent=False)
 
     @property
-    def array(self) -> nn.Parameter:
-        """The parameter M, [m]."""
+    def array(self) -> Tensor:
+        """The parameter M, [m]; a buffer if it is int8."""
         # Past nn.Module's attribute lookup, which costs as much as a small embedding.
         array = cast(RobeArray, self._modules["shared"])._parameters.get("array")
         return self.shared.array if array is None else array
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array, with the scales of an int8 one."""
+        scales = self.shared.scales
+        return self.array.nbytes + (0 if scales is None else scales.nbytes)
 
     def reset_parameters(self) -> None:
         """Draws the array anew; embeddings that share it change with it."""
@@ -107,7 +116,7 @@ class RobeModule(DescribedModule):
         return self.layout.slots(table, ids)
 
     def materialize(self, table: int | str = 0) -> Tensor:
-        """The dense twin of a table: [rows, D], detached, in the dtype of the array.
+        """The dense twin of a table: [rows, D], detached, in the dtype of the embeddings.
 
         Raises:
             ValueError: the table has no ``num_embeddings``, so it has no rows to list.
@@ -123,11 +132,13 @@ class RobeModule(DescribedModule):
 
     @torch.no_grad()
     def _rows(self, t: int, ids: Tensor) -> Tensor:
-        return robe_embedding(ids, self.array, Fields.of(self.layout, [t], device=self.array.device))
+        fields, shared = Fields.of(self.layout, [t], device=self.array.device), self.shared
+        return robe_embedding(ids, self.array, fields, scales=shared.scales, dtype=shared.output_dtype)
 
     def description(self) -> dict[str, Any]:
-        """The layout and hash."""
-        return self.layout.to_dict()
+        """The layout and hash; the group of the scales if the array is int8."""
+        quantized = {"quantized": {"bits": 8, "group": GROUP}} if isinstance(self.shared, QuantizedArray) else {}
+        return {**self.layout.to_dict(), **quantized}
 
     def _ready(self, array: Tensor) -> Fields:
         """The fields for a lookup in ``array``, the parameter."""

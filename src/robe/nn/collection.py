@@ -51,7 +51,8 @@ class RobeEmbeddingCollection(RobeModule):
         hash: the hash form, with its own seed.
         init_std: standard deviation of the initial N(0, std**2).
         device: of the array.
-        dtype: of the array and of the embeddings.
+        dtype: of the array and, by default, of the embeddings.
+        output_dtype: of the embeddings, such as float32 for a model whose array alone is bfloat16; see ``RobeArray``.
 
     Raises:
         TypeError, ValueError: an argument is wrong.
@@ -74,12 +75,15 @@ class RobeEmbeddingCollection(RobeModule):
         init_std: float = 0.01,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        output_dtype: torch.dtype | None = None,
     ) -> None:
         tables = list(tables)
         check_tables(tables)
         columns = field_tables(tables, fields)
         parse_mode(mode)
-        shared = shared_array(tables, array, num_slots, compression, memory, init_std, 0.01, device, dtype)
+        shared = shared_array(
+            tables, array, num_slots, compression, memory, init_std, 0.01, device, dtype, output_dtype
+        )
         layout = make_layout(tables, shared, block_size, seed, use_sign, hash)
         super().__init__(layout, shared, tables=fields)
         self.mode = mode
@@ -94,8 +98,9 @@ class RobeEmbeddingCollection(RobeModule):
 
     @property
     def num_embedding_parameters(self) -> int:
-        """Parameters really stored: m."""
-        return self.layout.num_slots
+        """Parameters really stored: m, and the scales of an int8 array."""
+        scales = self.shared.scales
+        return self.layout.num_slots + (0 if scales is None else scales.numel())
 
     @property
     def full_parameters(self) -> int:
@@ -104,7 +109,7 @@ class RobeEmbeddingCollection(RobeModule):
 
     @property
     def compression(self) -> float:
-        """Full tables over array."""
+        """Full tables over array, in numbers; of an int8 array these are smaller too: see ``nbytes``."""
         return self.full_parameters / self.num_embedding_parameters
 
     def forward(self, ids: Tensor | Jagged) -> Tensor:
@@ -119,8 +124,8 @@ class RobeEmbeddingCollection(RobeModule):
         Raises:
             IndexError: an id is outside its table.
         """
-        array = self.array
-        flat = robe_lookup(ids, array, self._ready(array), self.mode)
+        array, shared = self.array, self.shared
+        flat = robe_lookup(ids, array, self._ready(array), self.mode, scales=shared.scales, dtype=shared.output_dtype)
         if self.embedding_dim is None:
             return flat
         return flat.view(flat.shape[0], self.num_fields, self.embedding_dim)
@@ -153,12 +158,17 @@ class RobeEmbeddingCollection(RobeModule):
     def fuses_dot(self, ids: Tensor | Jagged, dense: Tensor | None = None) -> bool:
         """Whether ``dot(ids, dense)`` has a kernel of its own: one id per field, one dim, float32 on CPU.
 
-        On CUDA also bfloat16 and float16, and up to 64 vectors per sample.
+        On CUDA also bfloat16 and float16, and up to 64 vectors per sample. Never with int8 or another ``output_dtype``.
         """
         groups = self.num_fields + (dense is not None)
-        same_dtype = dense is None or dense.dtype == self.array.dtype
+        dtypes = {self.array.dtype, self.shared.output_dtype or self.array.dtype}
+        if dense is not None:
+            dtypes.add(dense.dtype)
         return (
-            isinstance(ids, Tensor) and self.embedding_dim is not None and same_dtype and fuses_dot(self.array, groups)
+            isinstance(ids, Tensor)
+            and self.embedding_dim is not None
+            and len(dtypes) == 1
+            and fuses_dot(self.array, groups)
         )
 
     def dot(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:

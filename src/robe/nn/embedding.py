@@ -106,8 +106,8 @@ class RobeEmbedding(RobeModule):
         Raises:
             IndexError: an id is outside the table.
         """
-        array = self.array
-        return robe_embedding(input, array, self._ready(array))
+        array, shared = self.array, self.shared
+        return robe_embedding(input, array, self._ready(array), scales=shared.scales, dtype=shared.output_dtype)
 
     def extra_repr(self) -> str:
         """Shape, padding, size, Z and hash."""
@@ -207,7 +207,7 @@ class RobeEmbeddingBag(RobeModule):
             IndexError: an id is outside the table.
             ValueError: ``input`` and ``offsets`` do not fit together.
         """
-        array = self.array
+        array, shared = self.array, self.shared
         return robe_embedding_bag(
             input,
             array,
@@ -216,6 +216,8 @@ class RobeEmbeddingBag(RobeModule):
             mode=self.mode,
             per_sample_weights=per_sample_weights,
             include_last_offset=self.include_last_offset,
+            scales=shared.scales,
+            dtype=shared.output_dtype,
         )
 
     def extra_repr(self) -> str:
@@ -234,19 +236,25 @@ def shared_array(
     default_std: float,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
+    output_dtype: torch.dtype | None = None,
 ) -> RobeArray:
     """The array that was given, or a new one of the size that was asked for."""
     if array is None:
         wanted = dtype or torch.get_default_dtype()
         if not wanted.is_floating_point:
             raise TypeError(f"dtype: expected a floating-point dtype, got {wanted}")
-        return RobeArray(resolve_num_slots(tables, num_slots, compression, memory, wanted), init_std, device, dtype)
+        slots = resolve_num_slots(tables, num_slots, compression, memory, wanted)
+        return RobeArray(slots, init_std, device, dtype, output_dtype)
     if (num_slots, compression, memory) != (None, None, None):
         raise ValueError("array: has its own size; leave out num_slots=, compression= and memory=")
     shared = array.shared if isinstance(array, RobeModule) else array
     if not isinstance(shared, RobeArray):
-        raise TypeError(f"array: expected a robe.RobeArray or a ROBE module, got {type(array).__name__}")
-    own = {"dtype": (dtype, shared.array.dtype), "device": (device and torch.device(device), shared.array.device)}
+        raise TypeError(f"array: expected a robe.RobeArray or a ROBE module, got {type(shared).__name__}")
+    own = {
+        "dtype": (dtype, shared.array.dtype),
+        "output_dtype": (output_dtype, shared.output_dtype),
+        "device": (device and torch.device(device), shared.array.device),
+    }
     for name, (wanted_one, has) in own.items():
         if wanted_one is not None and wanted_one != has:
             raise ValueError(f"{name}: the shared array has {has}, got {wanted_one}; leave it out, or move the array")

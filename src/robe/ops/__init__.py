@@ -16,12 +16,14 @@ from robe.ops.calls import lookup_dot as lookup_dot
 from robe.ops.prepared import Prepared as Prepared
 from robe.ops.recording import Record as Record
 from robe.ops.recording import Recorder as Recorder
+from robe.ops.straight import lookup_quantized as lookup_quantized
 
 if native.library is not None:
     from robe.ops import cpu as cpu
 
 OPS = (
     "robe::lookup",
+    "robe::lookup_quantized",
     "robe::lookup_backward_array",
     "robe::lookup_backward_weights",
     "robe::lookup_dot",

@@ -18,6 +18,10 @@ Arguments common to the ops (B batch, F fields, N ids, m slots, W the sum of the
 never leave the cache: [B, D + G (G - 1) / 2] with ``dense`` [B, D], else [B, G (G - 1) / 2]; first the dense vector,
 then the dot products (1, 0), (2, 0), (2, 1), ... of the G = F + 1 (or F) vectors. Its derivative gives those of
 ``dense`` and of the embeddings; the latter is what ``robe::lookup_backward_array`` takes.
+
+``robe::lookup_quantized`` is the lookup of an int8 ``array`` with ``scales``, float32 [ceil(m / 64)]
+(``robe.quantization``). Embeddings and ``weights`` have the given ``dtype``: float32, bfloat16 or float16. It is for
+inference and has no derivative.
 """
 
 from typing import Any
@@ -38,6 +42,13 @@ DOT = "Tensor array, Tensor? dense, Tensor ids, Tensor fields, int[] spec, int w
 
 torch.library.define("robe::lookup_dot", f"({DOT}) -> Tensor")
 torch.library.define("robe::lookup_dot_backward", f"(Tensor grad, {DOT}) -> (Tensor, Tensor)")
+
+
+torch.library.define(
+    "robe::lookup_quantized",
+    "(Tensor array, Tensor scales, Tensor ids, Tensor? offsets, Tensor? weights, Tensor fields, int[] spec, int width, "
+    "int mode, ScalarType dtype) -> Tensor",
+)
 
 
 @torch.library.register_fake("robe::lookup")
@@ -139,3 +150,29 @@ def _backward_dot(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("robe::lookup_dot", _backward_dot, setup_context=_setup_dot_context)
+
+
+@torch.library.register_fake("robe::lookup_quantized")
+def _lookup_quantized_fake(
+    array: Tensor,
+    scales: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return array.new_empty(batch_size(ids, offsets, fields), width, dtype=dtype)
+
+
+def _no_backward(ctx: Any, grad: Tensor) -> None:
+    raise RuntimeError(
+        "robe: a lookup of int8 slots has no gradient, neither of scales nor of weights of bags; train with a "
+        "floating-point array, and robe.quantize() it for inference"
+    )
+
+
+torch.library.register_autograd("robe::lookup_quantized", _no_backward)

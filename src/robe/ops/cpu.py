@@ -10,6 +10,7 @@ from robe.layout import Mode
 from robe.ops import buffers
 from robe.ops.contract import dot_width
 from robe.ops.native import Call
+from robe.quantization import check_quantized
 
 
 def lookup(
@@ -26,6 +27,29 @@ def lookup(
     array = array.contiguous()
     call = Call(array, ids, offsets, weights, fields, spec, width, mode)
     out = buffers.empty((call.batch.batch_size, width), array.dtype)
+    call.run("robe_lookup", out.data_ptr())
+    return out
+
+
+def lookup_quantized(
+    array: Tensor,
+    scales: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Embeddings of an int8 array, [B, W] in ``dtype``."""
+    check_quantized(array, scales, dtype)
+    if weights is not None:
+        require_dtype("weights", weights, dtype)
+    array = array.contiguous()
+    call = Call(array, ids, offsets, weights, fields, spec, width, mode, scales=scales, out_dtype=dtype)
+    out = buffers.empty((call.batch.batch_size, width), dtype)
     call.run("robe_lookup", out.data_ptr())
     return out
 
@@ -102,6 +126,7 @@ def _require_float32(array: Tensor, dense: Tensor | None) -> None:
 
 for _name, _kernel in (
     ("robe::lookup", lookup),
+    ("robe::lookup_quantized", lookup_quantized),
     ("robe::lookup_backward_array", lookup_backward_array),
     ("robe::lookup_backward_weights", lookup_backward_weights),
     ("robe::lookup_dot", lookup_dot),

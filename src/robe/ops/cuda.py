@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPS = ("lookup", "lookup_backward_array", "lookup_backward_weights", "lookup_dot", "lookup_dot_backward")
+OPS = (
+    "lookup",
+    "lookup_quantized",
+    "lookup_backward_array",
+    "lookup_backward_weights",
+    "lookup_dot",
+    "lookup_dot_backward",
+)
 STEP_DTYPES = (torch.float32, torch.float64)
 DOT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_DOT_GROUPS = 64

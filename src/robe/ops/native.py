@@ -26,16 +26,18 @@ from robe.ops.bags import batch_size, check_ids
 if TYPE_CHECKING:
     from robe.ops.recording import Record
 
-ABI = 2
+ABI = 3
 OK, BAD_ID, BAD_OFFSETS, BAD_SPEC, NO_MEMORY = range(5)
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int8: 4}
 CHOICES = ("auto", "native", "reference")
 
 
 class CArray(ctypes.Structure):
     """``robe_array`` of csrc/robe.h."""
 
-    _fields_ = (("data", c_void_p), ("slots", c_int64), ("dtype", c_int64))
+    _fields_ = (
+        ("data", c_void_p), ("slots", c_int64), ("dtype", c_int64), ("scales", c_void_p), ("out_dtype", c_int64),
+    )  # fmt: skip
 
 
 class CBatch(ctypes.Structure):
@@ -97,7 +99,7 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
     for name, tail in SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = [c_void_p, c_void_p, *tail], c_int
-    library.robe_lookup_prepared.argtypes = [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64]
+    library.robe_lookup_prepared.argtypes = [c_void_p] * 4 + [c_int64, c_void_p, c_int64]
     library.robe_free.argtypes, library.robe_free.restype = [c_void_p], None
     library.robe_huge_pages.argtypes, library.robe_huge_pages.restype = [c_void_p, c_int64], None
     return library, f"compiled kernels, {library.robe_isa().decode()}"
@@ -120,14 +122,23 @@ class Call:
         width: int,
         mode: int,
         grad: Tensor | None = None,
+        scales: Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
     ) -> None:
         ids, fields = ids.contiguous(), fields.contiguous()
         offsets = None if offsets is None else offsets.contiguous()
         weights = None if weights is None else weights.contiguous()
         grad = None if grad is None else grad.contiguous()
+        scales = None if scales is None else scales.contiguous()
         constants = (c_int64 * len(spec))(*spec)
-        self._alive = (ids, offsets, weights, fields, grad, constants)
-        self.array = CArray(array.data_ptr(), array.shape[0], DTYPES[array.dtype])
+        self._alive = (ids, offsets, weights, fields, grad, scales, constants)
+        self.array = CArray(
+            array.data_ptr(),
+            array.shape[0],
+            DTYPES[array.dtype],
+            None if scales is None else scales.data_ptr(),
+            DTYPES[out_dtype or array.dtype],
+        )
         self.batch = CBatch(
             ids.data_ptr(),
             None if offsets is None else offsets.data_ptr(),
@@ -160,7 +171,7 @@ class Call:
 
     def check(self) -> None:
         """Raises IndexError or ValueError, as the reference, where an id or the offsets are wrong."""
-        ids, offsets, _, fields, _, _ = self._alive
+        ids, offsets, _, fields, *_ = self._alive
         check_ids(ids, offsets, fields, [FieldSpec(*row) for row in fields.tolist()])
 
     def fail(self, status: int) -> NoReturn:

@@ -13,6 +13,7 @@ from torch import Tensor
 from robe.hashing import HashSpec, place, signs
 from robe.layout import FieldSpec, Mode
 from robe.ops.bags import bag_of_id, batch_size, check_ids, field_of_id
+from robe.quantization import GROUP_SHIFT, check_quantized
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,11 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _values(array: Tensor, group: Group) -> Tensor:
-    """Embeddings before pooling, [*S, D] in the dtype of the array; padding gives zeros."""
+def _values(array: Tensor, group: Group, scales: Tensor | None = None) -> Tensor:
+    """Embeddings before pooling, [*S, D] in the dtype of the array, float32 with scales; padding gives zeros."""
     values = array.index_select(0, group.slots.flatten()).view_as(group.slots)
+    if scales is not None:
+        values = values * scales[group.slots >> GROUP_SHIFT]  # formula (15)
     if group.signs is not None:
         values = values * group.signs.to(values.dtype)
     if group.keep is not None:
@@ -117,14 +120,46 @@ def lookup(
     mode: int,
 ) -> Tensor:
     """Embeddings of all fields, [B, W]: formulas (9) to (11)."""
+    return _lookup(array, None, ids, offsets, weights, fields, spec, width, mode, array.dtype)
+
+
+def lookup_quantized(
+    array: Tensor,
+    scales: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Embeddings of an int8 array, [B, W] in ``dtype``: formulas (9) to (11) and (15)."""
+    check_quantized(array, scales, dtype)
+    return _lookup(array, scales, ids, offsets, weights, fields, spec, width, mode, dtype)
+
+
+def _lookup(
+    array: Tensor,
+    scales: Tensor | None,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: int,
+    dtype: torch.dtype,
+) -> Tensor:
     size = batch_size(ids, offsets, fields)
-    out = array.new_empty(size, width)
+    out = array.new_empty(size, width, dtype=dtype)
     for group in _groups(ids, offsets, fields, HashSpec(*spec)):
-        values = _values(array, group)
+        values = _values(array, group, scales)
         if group.bag is not None:
             values = _pool(values, group, weights, size * group.num_fields, mode)  # [G * B, D]
             values = values.view(group.num_fields, size, group.dim).transpose(0, 1)  # [B, G, D]
-        out[:, group.columns] = values.reshape(size, group.num_fields * group.dim)
+        out[:, group.columns] = values.reshape(size, group.num_fields * group.dim).to(dtype)
     return out
 
 
@@ -243,6 +278,7 @@ def lookup_dot_backward(
 # "CompositeExplicitAutograd" is every device; a kernel registered for one device takes precedence there.
 for _name, _kernel in (
     ("robe::lookup", lookup),
+    ("robe::lookup_quantized", lookup_quantized),
     ("robe::lookup_backward_array", lookup_backward_array),
     ("robe::lookup_backward_weights", lookup_backward_weights),
     ("robe::lookup_dot", lookup_dot),

@@ -55,9 +55,31 @@ def lookup(
     """``robe::lookup``; ``prepared`` makes small lookups faster, with the numbers of ``fields`` and ``spec``."""
     if weights is None and straight(array, ids):
         if prepared is not None and offsets is None:
-            return prepared(array).lookup(array, ids)
+            return prepared(array, array.dtype).lookup(array, ids)
         return cpu.lookup(array, ids, offsets, weights, fields, spec, width, mode)
     result: Tensor = torch.ops.robe.lookup(array, ids, offsets, weights, fields, spec, width, mode)
+    return result
+
+
+def lookup_quantized(
+    array: Tensor,
+    scales: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: int,
+    dtype: torch.dtype,
+    prepared: MakePrepared | None = None,
+) -> Tensor:
+    """``robe::lookup_quantized``; ``prepared`` as in ``lookup``."""
+    if prepared is not None and offsets is None and not scales.requires_grad and straight(array, ids):
+        return prepared(array, dtype).lookup(array, ids, scales)
+    result: Tensor = torch.ops.robe.lookup_quantized(
+        array, scales, ids, offsets, weights, fields, spec, width, int(mode), dtype
+    )
     return result
 
 

@@ -26,6 +26,7 @@ import robe
 from robe.functional import Fields
 from robe.layout import Layout, Table
 from robe.ops.triton import ops, update
+from robe.quantization import num_scales
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -51,7 +52,7 @@ class Compiler:
             made = triton.compile(source, target=self.target, options=options.__dict__)
             by_name = {function.arg_names[place[0]]: value for place, value in constants.items()}
             shape = " ".join(f"{k}={v}" for k, v in by_name.items() if k.isupper() and v is not False)
-            types = next(v for k, v in signature.items() if k in ("array", "grad", "values"))
+            types = " -> ".join(v for k, v in signature.items() if k in ("array", "grad", "values", "out"))
             self.made[key] = f"{function.__name__:24} {resources(made.asm['cubin'])} {types} {shape}"
 
 
@@ -117,6 +118,20 @@ def call(layout: Layout, padding: list[int | None], dtype: torch.dtype, samples:
     ops.lookup_backward_weights(grad, array, values, offsets, weights, *tail)
 
 
+def call_int8(layout: Layout, padding: list[int | None], dtype: torch.dtype, samples: int, bags: bool) -> None:
+    """Runs the lookups of an int8 array."""
+    fields = Fields.of(layout, padding=padding)
+    array, scales = torch.zeros(layout.num_slots, dtype=torch.int8), torch.zeros(num_scales(layout.num_slots))
+    tail = (fields.specs, fields.hash_spec, fields.width)
+    ids = torch.zeros(samples, fields.num_fields, dtype=torch.int64)
+    ops.lookup_quantized(array, scales, ids, None, None, *tail, 0, dtype)
+    if not bags:
+        return
+    values, offsets = torch.zeros(7, dtype=torch.int64), torch.zeros(ids.numel() + 1, dtype=torch.int64)
+    for mode, weights in ((0, torch.zeros(7, dtype=dtype)), (0, None), (1, None), (2, None)):
+        ops.lookup_quantized(array, scales, values, offsets, weights, *tail, mode, dtype)
+
+
 def step(dtype: torch.dtype) -> None:
     """Runs the optimizers' steps."""
     layout = Layout((Table("a", None, 16),), 1000, 16)
@@ -147,6 +162,9 @@ def main() -> None:
         if number == 3:
             call(layout, padding, F16, 3, dot=True, bags=False)
             call(layout, padding, F64, 3, dot=False, bags=True)
+        if number in (0, 3, 4, 8, 9):
+            for dtype in (F32, BF16, F16):
+                call_int8(layout, padding, dtype, samples, bags=number in (4, 9) and dtype == BF16)
     for dtype in (F32, F64):
         step(dtype)
     print("\n".join(sorted(set(compiler.made.values()))))

@@ -13,6 +13,7 @@ from robe.functional import Fields
 from robe.layout import Layout, Table
 from robe.models import DLRM
 from robe.ops import reference
+from robe.ops.triton.plan import MAX_PLANS
 
 pytestmark = pytest.mark.gpu
 
@@ -136,6 +137,44 @@ def test_a_graph_before_the_first_call_says_what_to_do():
     graph = torch.cuda.CUDAGraph()
     with pytest.raises(RuntimeError, match="run it once first"), torch.no_grad(), torch.cuda.graph(graph):
         coll(ids)
+
+
+def test_a_graph_outlives_the_kept_plans():
+    coll, ids = collection(), draw(64).cuda()
+    with torch.no_grad():
+        want = coll(ids)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = coll(ids)
+        array, spec = coll.array.detach(), list(coll.layout.hash_spec())
+        for _ in range(MAX_PLANS + 1):
+            op.lookup(array, ids, None, None, coll.fields.clone(), spec, 4 * 128, 0)
+        trash = [torch.full((2048,), 2**40, device="cuda") for _ in range(100)]  # in memory that was freed
+        out.zero_()
+        graph.replay()
+    assert torch.equal(out, want)
+    assert len(trash) == 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8(dtype, no_waiting):
+    """Equal to the reference; without waiting; in a graph; compiled without breaks."""
+    coll = robe.quantize(collection(slots=1_000_003)).to(dtype)
+    ids = draw(5000)
+    fields, shared = Fields.of(coll.layout), coll.shared
+    tail = (fields.specs, fields.hash_spec, fields.width, 0, dtype)
+    want = reference.lookup_quantized(shared.array.cpu(), shared.scales.cpu(), ids, None, None, *tail)
+    ids = ids.cuda()
+    assert torch.equal(coll(ids).flatten(1).cpu(), want)
+    assert torch.equal(torch.compile(coll, fullgraph=True)(ids).flatten(1).cpu(), want)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = coll(ids)
+    out.zero_()
+    graph.replay()
+    assert torch.equal(out.flatten(1).cpu(), want)
+    no_waiting()
+    coll(ids)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_cases import DEVICE, EXAMPLES, gradient_bounds, ints, lookups, to_device
+from triton_cases import DEVICE, EXAMPLES, gradient_bounds, ints, lookups, quantized, to_device
 
 import robe
 from robe.functional import Fields
@@ -52,6 +52,25 @@ def test_equals_the_reference(arguments, wide):
     check(*arguments, wide)
 
 
+def check_quantized(arguments, dtype, wide=False):
+    fields, mode = arguments[-2:]
+    tensors, rest = quantized(*arguments, dtype), (fields.hash_spec, fields.width, mode, dtype)
+    want = reference.lookup_quantized(*tensors, *rest)
+    on_device = to_device(*tensors)
+    plan_of(on_device[-1], fields.hash_spec, on_device[0], fields.width).flags["NARROW"] &= not wide
+    torch.use_deterministic_algorithms(True)
+    got = ops.lookup_quantized(*on_device, *rest)
+    torch.use_deterministic_algorithms(False)
+    assert got.dtype == dtype
+    assert torch.equal(got.cpu(), want)
+
+
+@settings(max_examples=EXAMPLES // 2, deadline=None)
+@given(lookups(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), st.booleans())
+def test_int8_equals_the_reference(arguments, dtype, wide):
+    check_quantized(arguments, dtype, wide)
+
+
 def lookup_of(dims, z, num_slots, size, rows=None, padding=None, dtype=torch.float32, **options):
     tables = tuple(Table(str(i), rows, d, direct=rows is not None and i == 0) for i, d in enumerate(dims))
     layout = Layout(tables, num_slots, z, **options)
@@ -73,6 +92,11 @@ def lookup_of(dims, z, num_slots, size, rows=None, padding=None, dtype=torch.flo
 )
 def test_shapes(dims, z, num_slots):
     check(*lookup_of(dims, z, num_slots, size=4))
+
+
+@pytest.mark.parametrize(("dims", "z", "num_slots"), [([128] * 2, 128, 150), ([200], 200, 211), ([3] * 3, 3, 3)])
+def test_shapes_of_int8(dims, z, num_slots):
+    check_quantized(lookup_of(dims, z, num_slots, size=4), torch.bfloat16)
 
 
 def test_tiles_go_on_over_samples_and_fields():

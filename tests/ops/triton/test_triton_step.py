@@ -75,6 +75,26 @@ def test_equals_torch(name, options, dtype, deterministic, on_any_device):
                 )
 
 
+@pytest.mark.parametrize(("name", "options"), RULES[:1] + RULES[7:8])
+def test_maxima_are_those_of_the_array_before_the_step(name, options, on_any_device):
+    """The first batch moves what is the largest of the second, far enough to change which one it is."""
+
+    def step(optimizer, module):
+        for scale in (100.0, 1.0):
+            for start in (0, 20):
+                ids = robe.Jagged(
+                    torch.arange(40).to(DEVICE), torch.tensor([0, start, 20, 20 + start, 40]).to(DEVICE), 2
+                )
+                (module(ids) * scale).sum().backward()
+        optimizer.step()
+
+    ours, theirs = embedding(torch.float64), embedding(torch.float64)
+    ours.mode = theirs.mode = "max"
+    step(getattr(robe.optim, name)(ours, **options), ours)
+    step(getattr(torch.optim, name)([theirs.array], **options), theirs)
+    torch.testing.assert_close(ours.array, theirs.array, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["SGD", "Adagrad", "Adam"])
 def test_goes_on_from_a_state_of_torch(name, on_any_device):
     options = {"lr": 0.1, **({"momentum": 0.9} if name == "SGD" else {})}

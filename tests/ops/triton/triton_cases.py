@@ -8,6 +8,7 @@ import robe
 from robe.functional import Fields
 from robe.layout import Layout, Mode, Table
 from robe.ops import reference
+from robe.quantization import quantize_array
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # On a GPU every kind of kernel is compiled first, for about a second.
@@ -64,6 +65,12 @@ def lookups(draw):
     mode = draw(st.sampled_from(list(Mode)))
     weights = torch.randn(ids.shape).to(dtype) if mode == Mode.SUM and draw(st.booleans()) else None
     return array, ids, offsets, weights, fields, mode
+
+
+def quantized(array, ids, offsets, weights, fields, mode, dtype):
+    """The arguments of ``robe::lookup_quantized`` but for numbers of the fields."""
+    slots, scales = quantize_array(array)
+    return slots, scales, ids, offsets, None if weights is None else weights.to(dtype), fields.specs
 
 
 def to_device(*values):

@@ -4,7 +4,19 @@ import triton
 import triton.language as tl
 
 from robe.ops.triton.hash import kernel
-from robe.ops.triton.rows import COLUMN, DIM, bag_ids, bag_range, checked, entry, kept, place, tile_slots, with_signs
+from robe.ops.triton.rows import (
+    COLUMN,
+    DIM,
+    bag_ids,
+    bag_range,
+    checked,
+    entry,
+    kept,
+    place,
+    read,
+    tile_slots,
+    with_signs,
+)
 
 MEAN, MAX = tl.constexpr(1), tl.constexpr(2)  # robe.layout.Mode
 
@@ -49,6 +61,7 @@ def rows_of_tile(
 @kernel
 def lookup_kernel(
     array,
+    scales,
     ids,
     table,
     constants,
@@ -79,9 +92,10 @@ def lookup_kernel(
             hashed, offset, first, segment, table, field, constants, PIECES, PIECE, MIXED, NARROW, ANY_DIRECT
         )
         exists = (element < dim)[None, :, :]
-        value = tl.load(array + slots, keep[:, None, None] & exists, other=0)
+        value = read(array, scales, slots, keep[:, None, None] & exists)
         if SIGNED:
             value = with_signs(value, id, element, table, field, constants, MIXED, ANY_DIRECT)
+        value = value.to(out.dtype.element_ty)
         target = out + to[:, None, None] + element[None, :, :]
         if STREAM:
             tl.store(target, value, mask[:, None, None] & exists, eviction_policy="evict_first")
@@ -92,6 +106,7 @@ def lookup_kernel(
 @kernel
 def lookup_bags_kernel(
     array,
+    scales,
     ids,
     offsets,
     weights,
@@ -129,7 +144,7 @@ def lookup_bags_kernel(
             _start, _element, slots = tile_slots(
                 hashed, offset, first, segment, table, field, constants, PIECES, PIECE, MIXED, NARROW, ANY_DIRECT
             )
-            value = tl.load(array + slots, keep[:, None, None] & exists, other=0).to(ACCUMULATOR)
+            value = read(array, scales, slots, keep[:, None, None] & exists).to(ACCUMULATOR)
             if SIGNED:
                 value = with_signs(value, id, element, table, field, constants, MIXED, ANY_DIRECT)
             if weights is not None:

@@ -16,6 +16,7 @@ from robe.ops.triton.launch import Tile, accumulator, ceil_div, launch, streams,
 from robe.ops.triton.lookup import lookup_bags_kernel, lookup_kernel
 from robe.ops.triton.plan import Plan, plan_of
 from robe.ops.triton.segments import NOWHERE, sum_pieces
+from robe.quantization import check_quantized
 
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -31,10 +32,42 @@ def lookup(
     mode: int,
 ) -> Tensor:
     """Embeddings of all fields, [B, W]."""
+    return _lookup(array, None, ids, offsets, weights, fields, spec, width, mode, array.dtype)
+
+
+def lookup_quantized(
+    array: Tensor,
+    scales: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Embeddings of an int8 array, [B, W] in ``dtype``."""
+    check_quantized(array, scales, dtype)
+    return _lookup(array, scales.contiguous(), ids, offsets, weights, fields, spec, width, mode, dtype)
+
+
+def _lookup(
+    array: Tensor,
+    scales: Tensor | None,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    fields: Tensor,
+    spec: list[int],
+    width: int,
+    mode: int,
+    dtype: torch.dtype,
+) -> Tensor:
     plan = plan_of(fields, spec, array, width)
     array = array.contiguous()
     samples = batch_size(ids, offsets, fields)
-    out = array.new_empty(samples, width)
+    out = array.new_empty(samples, width, dtype=dtype)
     if offsets is None:
         tile = tile_of(plan)
         launch(
@@ -42,6 +75,7 @@ def lookup(
             _row_tiles(plan, tile, samples),
             array,
             array,
+            scales,
             ids.contiguous(),
             plan.table,
             plan.constants,
@@ -62,6 +96,7 @@ def lookup(
         _bag_tiles(plan, tile, samples),
         array,
         array,
+        scales,
         *_bags(ids, offsets, weights),
         plan.table,
         plan.constants,

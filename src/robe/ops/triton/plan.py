@@ -72,6 +72,7 @@ class Plan:
 
 MAX_PLANS = 256  # kept, the least recently used goes first; a few kilobytes each
 _plans: OrderedDict[tuple[Any, ...], tuple[Tensor, Plan]] = OrderedDict()
+_captured: set[Plan] = set()  # kept for ever: a CUDA graph holds the addresses of their tensors
 
 
 def plan_of(fields: Tensor, spec: list[int], array: Tensor, width: int) -> Plan:
@@ -85,8 +86,9 @@ def plan_of(fields: Tensor, spec: list[int], array: Tensor, width: int) -> Plan:
     version = -1 if fields.is_inference() else fields._version
     key = (fields.data_ptr(), fields.shape, fields.stride(), fields.device, *spec)
     plan = _plans[key][1] if key in _plans else None
+    capturing = fields.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if plan is None or plan.version != version:
-        if fields.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if capturing:
             raise RuntimeError(
                 "robe: a CUDA graph is being captured and this module was never used before; run it once first, "
                 "as torch asks for all that goes into a graph"
@@ -96,6 +98,8 @@ def plan_of(fields: Tensor, spec: list[int], array: Tensor, width: int) -> Plan:
         if len(_plans) > MAX_PLANS:
             _plans.popitem(last=False)
     _plans.move_to_end(key)
+    if capturing:
+        _captured.add(plan)
     if plan.slots > array.shape[0] or sum(row.dim for row in plan.rows) != width:
         raise _unfit(plan.rows, plan.spec)
     return plan

@@ -2,7 +2,8 @@
 
 SGD without momentum and weight decay is linear in the gradient, so it is added straight to the array, in as many
 launches as there are records and without a gradient of the array's size. Every other rule needs a slot's whole
-gradient first: the records are summed in a zeroed buffer, and one launch applies the rule to all slots.
+gradient first: the records are summed in a zeroed buffer, and one launch applies the rule to all slots. So do bags of
+mode MAX, whose gradient reads the array: it must not change meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robe.layout import Mode
 from robe.ops.recording import Record
 from robe.ops.triton.launch import ceil_div, launch
 from robe.ops.triton.ops import add_gradient, gradient
@@ -38,6 +40,7 @@ def sgd(
     """SGD; ``buffer`` [m] is the momentum's, and ``first`` says that it is empty."""
     rate, rate_tensor = _rate(array, lr)
     linear = buffer is None and weight_decay == 0 and rate_tensor is None
+    linear &= all(record.mode != Mode.MAX for record in records)
     if linear and not torch.are_deterministic_algorithms_enabled():
         for record in records:
             add_gradient(array, rate if maximize else -rate, *_arguments(array, record))
