@@ -3,10 +3,11 @@
     pip install deepctr-torch==0.3.0 requests
     python benchmarks/models.py --folder /tmp/models --json result.json
 
-Generated lines in the format of Criteo Kaggle, with a vocabulary; D = 16, B = 2048, Adam, the networks of Table 8 (AutoInt
-with heads of 8, all that DeepCTR-Torch 0.3.0 has). Both train for as many steps with their own loops, data loading
-included: DeepCTR-Torch's ``fit`` on full tables, ``robe.train.run`` on full tables and on ROBE at 1000x. The models are the
-same: they have equally many parameters, which is checked here, and tests compare their logits and gradients.
+Generated lines in the format of Criteo Kaggle, with a vocabulary; D = 16, B = 2048, Adam, the networks of Table 8
+(AutoInt with heads of 8, all that DeepCTR-Torch 0.3.0 has). Both train for as many steps with their own loops, data
+loading included: DeepCTR-Torch's ``fit`` on full tables, ``robe.train.run`` on full tables and on ROBE at 1000x. The
+models are the same: they have equally many parameters, which is checked here, and tests compare their logits and
+gradients.
 """
 
 from __future__ import annotations
