@@ -46,9 +46,8 @@ def plot(comparisons: dict[str, Comparison], path: Path) -> None:
     """Test AUC of every model, a marker per size, whiskers of the spread over seeds."""
     mpl.rcParams["svg.hashsalt"] = "robe"
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, (name, comparison) in zip(
-        figure.subplots(1, len(comparisons), squeeze=False)[0], comparisons.items(), strict=True
-    ):
+    panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
+    for axes, (name, comparison) in zip(panels, comparisons.items(), strict=True):
         models = by_model(comparison)
         sizes = list(dict.fromkeys(size(s) for lines in models.values() for s in lines))
         for k, wanted in enumerate(sizes):
@@ -77,11 +76,11 @@ def main() -> None:
     text = [
         "# Results",
         "",
-        f"Written by `bash scripts/results/run.sh DATA OUT`: {max(len(c.records) for c in comparisons.values())} runs a",
+        "Written by `bash scripts/results/run.sh DATA OUT`. Mean and standard deviation over seeds; the",
     ]
-    text[-1] += (
-        " data set, mean and standard deviation over seeds, the test split read once per run. Configurations: `scripts/results`."
-    )
+    text += [
+        "test split is read once a run, at the checkpoint of the best validation AUC. Settings: `scripts/results`."
+    ]
     for name, comparison in comparisons.items():
         text += ["", f"## {TITLES[name]}", "", *table(comparison)]
     text += ["", "![Test AUC of six models with full tables and with ROBE](img/results.svg)", ""]
