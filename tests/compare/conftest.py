@@ -11,7 +11,7 @@ def make_comparison(seeds=3, tuned=True, failed=False, best_auc=None):
     """A comparison with the shape and rough numbers of a real one, made from a fixed seed."""
     random_ = random.Random(7)
     level = {"full": 0.7973, "robe": 0.7962, "hashing": 0.72}
-    arms = [Arm("full", "full", "full", "full")]
+    arms = [Arm("full", "full", "full", "full", settings={"model.top_mlp": [8, 4], "train.epochs": 3})]
     for factor in (10, 100, 1000):
         arms += [Arm(f"robe-z{z}-{factor}x", "robe", "robe", f"{factor}x", z) for z in (1, 4)]
         arms.append(Arm(f"hashing-{factor}x", "hashing", "hashing", f"{factor}x"))

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 Value = str | int | float | bool | None
+Setting = Value | list[int] | tuple[int, ...]  # layers of a network
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the normal 1.96 is off by < 4 %.
 _T95 = (
@@ -34,7 +35,7 @@ class Arm:
     kind: str
     size: str
     block_size: int | None = None
-    settings: Mapping[str, Value] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def series(self) -> str:
