@@ -93,6 +93,16 @@ class Case:
         return array
 
 
+def quantized(collection: robe.RobeEmbeddingCollection, ids: Tensor) -> robe.RobeEmbeddingCollection:
+    """Its int8 form, after checking that the kernel agrees with the reference on it."""
+    small = robe.quantize(collection)
+    fields = Fields.of(small.layout)
+    common = (small.shared.array, small.shared.scales, ids[:256], None, None, fields.specs, fields.hash_spec)
+    want = reference.lookup_quantized(*common, fields.width, 0, torch.float32)
+    assert torch.equal(small(ids[:256]).flatten(1), want), "int8 differs from the reference"
+    return small
+
+
 @functools.cache
 def full_tables() -> list[nn.EmbeddingBag]:
     return [nn.EmbeddingBag(rows, DIM, mode="sum", sparse=True) for rows in ROWS]
@@ -120,6 +130,7 @@ def lookup_cases(case: Case) -> Iterator[Alternatives]:
             "26 EmbeddingBags": case.turns(bags, columns),
             "one F.embedding": case.turns(lambda ids: nn.functional.embedding(ids + base, one_table)),
             "robe": case.turns(collection),
+            "robe int8": case.turns(quantized(collection, case.ids[0])),
             "limit: random gather": case.turns(lambda at: case.limits.gather(array, at, out), positions),
             "limit: streaming gather": case.turns(lambda at: case.limits.gather(array, at, out, True), positions),
             "limit: fill": lambda: case.limits.fill(out),
