@@ -138,13 +138,8 @@ def read(array, scales, slots, mask):
     """Elements at ``slots``, 0 where masked; with ``scales`` those of an int8 array in float32: formula (15)."""
     value = tl.load(array + slots, mask, other=0)
     if scales is not None:
-<<<<<<< HEAD
-        # The hint of tile_slots again, without which the lanes of a warp read scales of different rows. In 64 bits:
-        # with 32 the compiler computes slots twice, in two layouts, 1,232 instructions instead of 984 for D = Z = 128.
-=======
         # The hint of tile_slots again, without which a warp reads scales of different rows. In 64 bits, for with
         # 32 the compiler computes slots twice, in two layouts, 1,232 instructions instead of 984 for D = Z = 128.
->>>>>>> gpu
         group = tl.max_contiguous(slots.to(tl.int64) >> SCALE_SHIFT, [1, 1, slots.shape[2]])
         value = value.to(tl.float32) * tl.load(scales + group, mask, other=0)
     return value
