@@ -7,7 +7,7 @@ import torch
 
 import robe
 from robe.models import DCN, MODELS, AutoInt, ClickModel, DCNv2, DeepFM, FiBiNET, FinalMLP
-from robe.nn.interactions import CrossNetworkV2
+from robe.nn.interactions import CrossNetworkV2, cin
 
 F, D, B = 4, 8, 5
 TABLES = [robe.Table(f"C{i}", 50, D) for i in range(F)]
@@ -146,6 +146,20 @@ def test_options_of_the_deep_part(name):
     assert not torch.equal(model(*inputs), model(*inputs))
     model.eval()
     assert torch.equal(model(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+@pytest.mark.parametrize("size", [1, 30, 1 << 20])
+def test_products_in_slices_of_any_size(monkeypatch, rows, size):
+    """Slices of one row, of rows that do not divide the batch, and all at once: values and gradients of the formula."""
+    monkeypatch.setattr(cin, "SLICE", size)
+    hidden = torch.randn(rows, 2, 4, dtype=torch.float64)[:, :, :3].requires_grad_()  # not contiguous
+    base = torch.randn(rows, 5, 2, dtype=torch.float64).transpose(1, 2).requires_grad_()
+    weight = torch.randn(4, 15, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    expected = torch.einsum("bdh,bdf,nhf->bdn", hidden, base, weight.view(4, 3, 5)) + bias
+    torch.testing.assert_close(cin.sums_of_products(hidden, base, weight, bias), expected)
+    assert torch.autograd.gradcheck(cin.sums_of_products, (hidden, base, weight, bias))
 
 
 def test_dcn_v2_against_its_formula():

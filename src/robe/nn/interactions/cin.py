@@ -1,9 +1,14 @@
 """Compressed interaction network of xDeepFM."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+SLICE = 1 << 20  # products at a time: 4 MB of float32 stay in the cache between their two uses
 
 
 class CompressedInteraction(nn.Module):
@@ -37,12 +42,71 @@ class CompressedInteraction(nn.Module):
         """[B, F, D] -> [B, num_outputs], maps summed over D."""
         base = features.transpose(1, 2)  # [B, D, F]: the maps' sums become one matrix product per layer
         hidden, outputs = base, []
-        for i, layer in enumerate(self.layers):
-            products = (hidden.unsqueeze(3) * base.unsqueeze(2)).flatten(2)  # [B, D, H F]
-            maps = torch.relu(layer(products))  # [B, D, N]
+        for i, layer in enumerate(cast(Iterable[nn.Linear], self.layers)):
+            maps = torch.relu(sums_of_products(hidden, base, layer.weight, layer.bias))  # [B, D, N]
             if self.split_half and i < len(self.layers) - 1:
                 hidden, maps = maps.chunk(2, dim=2)
             else:
                 hidden = maps
             outputs.append(maps.sum(1))
         return torch.cat(outputs, dim=1)
+
+
+def sums_of_products(hidden: Tensor, base: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer over the products of every element of ``hidden`` with every one of ``base``.
+
+    The products, 340 MB per layer of the paper's network and batch, are made a slice at a time, in the backward again.
+
+    Args:
+        hidden: [B, D, H].
+        base: [B, D, F].
+        weight: [N, H F].
+        bias: [N].
+
+    Returns:
+        [B, D, N].
+    """
+    if torch.compiler.is_compiling():  # compilers make of a loop over rows one step per row
+        return F.linear((hidden.unsqueeze(3) * base.unsqueeze(2)).flatten(2), weight, bias)
+    out: Tensor = _SumsOfProducts.apply(hidden, base, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _SumsOfProducts(torch.autograd.Function):
+    """Forward and gradients of ``sums_of_products``; both walk over slices of the B D rows."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, base: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, base, weight)
+        out = hidden.new_empty(*hidden.shape[:2], weight.shape[0])
+        rows = out.view(-1, weight.shape[0])
+        for part, h, b, buffer in _slices(hidden, base):
+            products = torch.mul(h.unsqueeze(2), b.unsqueeze(1), out=buffer)
+            torch.addmm(bias, products.flatten(1), weight.t(), out=rows[part])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        hidden, base, weight = ctx.saved_tensors
+        grad = grad.reshape(-1, weight.shape[0])
+        grad_hidden, grad_base = hidden.new_empty(hidden.shape), base.new_empty(base.shape)
+        rows_hidden, rows_base = grad_hidden.view(-1, hidden.shape[2]), grad_base.view(-1, base.shape[2])
+        grad_weight = torch.zeros_like(weight)
+        for part, h, b, buffer in _slices(hidden, base):
+            products = torch.mul(h.unsqueeze(2), b.unsqueeze(1), out=buffer)
+            grad_weight.addmm_(grad[part].t(), products.flatten(1))
+            torch.mm(grad[part], weight, out=buffer.flatten(1))  # the gradient of the products, in their place
+            torch.bmm(buffer, b.unsqueeze(2), out=rows_hidden[part].unsqueeze(2))
+            torch.bmm(h.unsqueeze(1), buffer, out=rows_base[part].unsqueeze(1))
+        return grad_hidden, grad_base, grad_weight, grad.sum(0)
+
+
+def _slices(hidden: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Slices of the rows [B D, H] and [B D, F], and memory for their products [rows, H, F]."""
+    h, b = hidden.reshape(-1, hidden.shape[2]), base.reshape(-1, base.shape[2])
+    size = max(1, SLICE // (h.shape[1] * b.shape[1]))
+    buffer = h.new_empty(min(size, len(h)), h.shape[1], b.shape[1])
+    for start in range(0, len(h), size):
+        part = slice(start, min(start + size, len(h)))
+        yield part, h[part], b[part], buffer[: part.stop - part.start]
