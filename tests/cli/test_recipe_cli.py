@@ -37,3 +37,12 @@ def test_a_trial_on_generated_lines(robe, tmp_path):
     code, out, _ = robe("recipe", "run", "criteo_kaggle_deepfm_robe_z4_1000x", *small, "--out", tmp_path, "--json")
     assert code == 0
     assert json.loads(out)["parameters"]["embedding"] == 1024
+
+
+def test_another_size_replaces_the_recipes(robe, tmp_path):
+    small = ("--scale", "0.00005", "--set", "train.max_steps=1", "--set", "train.batch_size=64")
+    name = "criteo_kaggle_dlrm_robe_z4_1000x"
+    for size, slots in (("embedding.memory=64KB", 16_000), ("embedding.num_slots=2000", 2000)):
+        code, out, _ = robe("recipe", "run", name, *small, "--set", size, "--out", tmp_path, "--overwrite", "--json")
+        assert code == 0
+        assert json.loads(out)["parameters"]["embedding"] == slots

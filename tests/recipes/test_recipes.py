@@ -78,6 +78,8 @@ def test_generates_what_it_needs_and_goes_on(tmp_path):
     recipe = small(scaled(get_recipe("criteo_tb_dlrm_robe_z8_1000x"), 1e-6))
     with pytest.raises(ValueError, match="expected the raw files of criteo-tb, got none"):
         run_recipe(recipe, tmp_path)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "day_0").write_text("what a killed process left of 24 days\n")
     run_recipe(recipe, tmp_path, rows=LINES)
     assert PreparedDataset.open(tmp_path / "data").manifest.rows_read == LINES
     again = run_recipe(recipe, tmp_path, overwrite=True)  # the data are there

@@ -81,7 +81,7 @@ def run(
 
     from robe.cli.train import print_result
     from robe.recipes import ROWS, get_recipe, run_recipe, scaled
-    from robe.train import load_config, parse_overrides, to_dict
+    from robe.train import load_config
 
     recipe = get_recipe(name)
     rows = None
@@ -89,8 +89,7 @@ def run(
         if sources:
             raise ValueError("--scale: for generated lines; a recipe takes all of the raw files. Give one of the two")
         recipe, rows = scaled(recipe, scale), max(1, round(ROWS[recipe.spec.recipe] * scale))
-    flat = {f"{section}.{key}": v for section, values in to_dict(recipe.config).items() for key, v in values.items()}
-    config = load_config(overrides=flat | parse_overrides(override or []))
+    config = load_config(recipe.config, override or [])
     show = sys.stderr.isatty() if progress is None else progress
     result = run_recipe(
         dataclasses.replace(recipe, config=config), out, sources or (), data=data, rows=rows, resume=resume,  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ from typing import Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from robe.checks import require_positive
 from robe.jagged import Jagged
 
 TIED: Literal["tied"] = "tied"
@@ -115,5 +114,4 @@ def with_dense(flat: Tensor, dense: Tensor | None, num_dense: int) -> Tensor:
 
 def output_layer(num_inputs: int) -> nn.Linear:
     """The last layer of a deep part: a logit without a bias, which the model has already."""
-    require_positive("num_inputs", num_inputs)
     return nn.Linear(num_inputs, 1, bias=False)

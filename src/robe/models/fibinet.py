@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
-from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, output_layer, with_dense
+from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, check_dense, output_layer, with_dense
 from robe.nn.interactions import BilinearInteraction, SqueezeExcitation
 from robe.nn.mlp import hidden_layers
 
@@ -57,7 +57,8 @@ class FiBiNET(ClickModel):
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
         """Click logits [B] of ``dense`` [B, num_dense] (None without numeric features) and ``ids`` [B, F]."""
-        vectors, _ = self.inputs(dense, ids)
+        check_dense(dense, self.num_dense)
+        vectors = self.embedding(ids)  # [B, F, D]
         pairs = torch.cat([self.bilinear(self.senet(vectors)), self.bilinear(vectors)], dim=1)  # [B, F (F - 1), D]
         deep: Tensor = self.deep(with_dense(pairs.flatten(1), dense, self.num_dense)).squeeze(1)
         return self.linear(dense, ids, vectors) + deep

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from robe.checks import require_positive
 from robe.data import CriteoSpec, PreparedDataset, generate_kaggle, generate_terabyte, prepare_criteo
+from robe.data.criteo.columns import TERABYTE_DAYS
 from robe.train import RunConfig, RunResult, run
 
 if TYPE_CHECKING:
@@ -116,10 +117,9 @@ def _generate(recipe: Recipe, folder: Path, rows: int, progress: bool) -> list[P
         file = folder / "train.txt"
         return [file if file.exists() else generate_kaggle(file, rows, scale=scale, progress=progress)]
     days = sorted(folder.glob("day_*"), key=lambda day: int(day.name.removeprefix("day_")))
-    if not days:
-        generate_terabyte(folder, rows, scale=scale, progress=progress)
-        days = sorted(folder.glob("day_*"), key=lambda day: int(day.name.removeprefix("day_")))
-    return days
+    if len(days) == TERABYTE_DAYS:
+        return days
+    return generate_terabyte(folder, rows, scale=scale, overwrite=True, progress=progress)  # also after a kill half-way
 
 
 def _require_prepared_by(recipe: Recipe, dataset: PreparedDataset) -> None:

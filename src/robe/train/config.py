@@ -241,14 +241,17 @@ _SECTIONS = {"data": DataConfig, "model": ModelConfig, "embedding": EmbeddingCon
 _ADAPTER = TypeAdapter(RunConfig)
 
 
-def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
+def load_config(
+    path: Path | str | RunConfig | None = None, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> RunConfig:
     """Reads a configuration: overrides win over the file, the file over the defaults.
 
     A layer that sets one of ``embedding.compression``, ``num_slots`` and ``memory`` replaces the size set below it,
     and one that sets ``embedding.kind`` to ``full`` removes it.
 
     Args:
-        path: YAML or JSON file with the sections ``data``, ``model``, ``embedding``, ``train``; None for defaults.
+        path: YAML or JSON file with the sections ``data``, ``model``, ``embedding``, ``train``; or a configuration,
+            such as a recipe's; None for defaults.
         overrides: ``{"train.epochs": 5}``, or texts ``"train.epochs=5"`` whose values are read as YAML.
 
     Returns:
@@ -260,7 +263,8 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | I
             has the wrong type or lies outside its range.
     """
     merged: dict[str, dict[str, Any]] = {}
-    for source, layer in ((str(path), _read_file(path)), ("configuration", _read_overrides(overrides))):
+    below = to_dict(path) if isinstance(path, RunConfig) else _read_file(path)
+    for source, layer in ((str(path), below), ("configuration", _read_overrides(overrides))):
         _check_keys(source, layer)
         _merge(merged, layer)
     return _validate(merged)
