@@ -2,6 +2,7 @@
 //
 // Compiled with contraction of multiplications and additions, unlike the lookup, which must round as the reference does.
 
+#include "lanes.h"
 #include "rows.h"
 
 #if defined(__AVX512F__)
@@ -18,22 +19,6 @@ bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan&, int64_t, int64_t, const voi
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kLanes = 16;
-#elif defined(__AVX2__)
-constexpr int64_t kLanes = 8;
-#else
-constexpr int64_t kLanes = 4;
-#endif
-
-typedef float Lanes __attribute__((vector_size(kLanes * 4)));
-typedef float LooseLanes __attribute__((vector_size(kLanes * 4), aligned(4)));
-
-inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
-
-inline Lanes load(const float* at) { return *(const LooseLanes*)at; }
-inline void store(float* at, Lanes x) { *(LooseLanes*)at = x; }
-
 // out[r][:] = sum over d of weights[r][d] columns[d][:] for 4 rows r and kLanes columns: the inner loop of forward and
 // backward. The four sums are named, so that every compiler keeps them in registers.
 ROBE_INLINE void multiply4(const float* weights, int64_t weight_stride, const float* columns, int64_t column_stride,
@@ -48,27 +33,6 @@ ROBE_INLINE void multiply4(const float* weights, int64_t weight_stride, const fl
     sum3 += w3[d] * column;
   }
   store(out, sum0), store(out + out_stride, sum1), store(out + 2 * out_stride, sum2), store(out + 3 * out_stride, sum3);
-}
-
-// to[d][g] = from[g][d]; counts of both are padded to a multiple of 4.
-inline void transpose(const float* from, int64_t from_stride, int64_t count, int64_t dim, float* to, int64_t to_stride) {
-#if defined(__SSE2__)
-  for (int64_t g = 0; g < count; g += 4) {
-    for (int64_t d = 0; d < dim; d += 4) {
-      const float* at = from + g * from_stride + d;
-      __m128 a = _mm_loadu_ps(at), b = _mm_loadu_ps(at + from_stride), c = _mm_loadu_ps(at + 2 * from_stride),
-             e = _mm_loadu_ps(at + 3 * from_stride);
-      _MM_TRANSPOSE4_PS(a, b, c, e);
-      float* out = to + d * to_stride + g;
-      _mm_storeu_ps(out, a), _mm_storeu_ps(out + to_stride, b);
-      _mm_storeu_ps(out + 2 * to_stride, c), _mm_storeu_ps(out + 3 * to_stride, e);
-    }
-  }
-#else
-  for (int64_t g = 0; g < count; g++) {
-    for (int64_t d = 0; d < dim; d++) to[d * to_stride + g] = from[g * from_stride + d];
-  }
-#endif
 }
 
 inline void copy_floats(float* to, const float* from, int64_t n) {  // faster than a call for a few vectors
@@ -146,7 +110,7 @@ bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan& p, int64_t begin, int64_t end, const 
       return;
     }
 #endif
-    transpose(sample, stride, count, dim, transposed, wide);
+    transpose(sample, stride, (count + 3) / 4 * 4, (dim + 3) / 4 * 4, transposed, wide);  // rows are padded with zeros
     float* to = (float*)out + b * row_out;
     if (dense) memcpy(to, sample, dim * 4);
     float* next = products;

@@ -15,6 +15,8 @@ namespace robe {
 // In interaction.cpp, which may contract multiplications and additions.
 bool ROBE_JOIN(dot_, ROBE_ISA)(const Plan&, int64_t, int64_t, const void*, void*, char*);
 bool ROBE_JOIN(dot_backward_, ROBE_ISA)(const Plan&, int64_t, int64_t, const void*, void*, void*, char*);
+void ROBE_JOIN(attend_, ROBE_ISA)(const Attention&, int64_t, int64_t, float*);
+void ROBE_JOIN(attend_backward_, ROBE_ISA)(const Attention&, int64_t, int64_t, float*);
 
 namespace {
 
@@ -839,6 +841,8 @@ const Kernels ROBE_JOIN(kernels_, ROBE_ISA) = {
     update_bucket,
     ROBE_JOIN(dot_, ROBE_ISA),
     ROBE_JOIN(dot_backward_, ROBE_ISA),
+    ROBE_JOIN(attend_, ROBE_ISA),
+    ROBE_JOIN(attend_backward_, ROBE_ISA),
 };
 
 }  // namespace robe

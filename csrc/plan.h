@@ -89,6 +89,14 @@ struct Source {
 
 // The kernels of one instruction set. Ranges are of samples (single ids), bags or buckets; `scratch` is per thread.
 // Kernels that see ids return false where one is outside its table.
+// Self-attention among F vectors of a sample; shapes as in robe.h.
+struct Attention {
+  const float *parts, *grad;
+  float *out, *grad_parts;  // the backward reads `out`
+  int64_t count, num_heads, head_dim, width;  // F, heads, size of a head, columns of parts
+  bool residual;
+};
+
 struct Kernels {
   const char* name;
   bool (*lookup)(const Plan&, int64_t begin, int64_t end, void* out, bool stream, char* scratch);
@@ -107,6 +115,8 @@ struct Kernels {
   bool (*dot)(const Plan&, int64_t begin, int64_t end, const void* dense, void* out, char* scratch);
   bool (*dot_backward)(const Plan&, int64_t begin, int64_t end, const void* dense, void* grad_dense, void* grad_rows,
                        char* scratch);
+  void (*attend)(const Attention&, int64_t begin, int64_t end, float* scratch);
+  void (*attend_backward)(const Attention&, int64_t begin, int64_t end, float* scratch);
 };
 
 extern const Kernels kernels_generic, kernels_avx2, kernels_avx512;

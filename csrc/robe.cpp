@@ -296,6 +296,21 @@ void lookup_dot(const robe_array& array, const robe_batch& batch, const void* de
   require(inside, ROBE_BAD_ID);
 }
 
+void attend(Attention a, int64_t batch_size, int64_t threads) {
+  require(batch_size >= 0 && a.count >= 0 && a.num_heads >= 1 && a.head_dim >= 1);
+  const int64_t outputs = a.num_heads * a.head_dim, wide = (a.count + 15) / 16 * 16;
+  a.width = outputs * (a.residual ? 4 : 3);
+  threads = threads_for(threads, batch_size * a.count * 2, outputs);
+  // A multiple of lines, so that threads share none: see the layouts in attention.cpp.
+  const int64_t size = ((3 * outputs + 2 * a.count) * wide + a.count * outputs + 16) / 16 * 64;
+  Workspace scratch(size * threads);
+  const int64_t piece = std::max(int64_t(1), (batch_size + threads - 1) / threads);
+  parallel(threads, batch_size, piece, size, scratch.data(), [&](int64_t begin, int64_t end, char* mine) {
+    (a.grad ? kernels().attend_backward : kernels().attend)(a, begin, end, (float*)mine);
+    return true;
+  });
+}
+
 // ---- Scatter: rows are routed to buckets of slots, then every bucket is summed by one thread, in order of rows. Sums
 // are the same bits whatever the number of threads and buckets. ----
 
@@ -580,5 +595,18 @@ int robe_lookup_dot(const robe_array* array, const robe_batch* batch, const void
 int robe_lookup_dot_backward(const robe_array* array, const robe_batch* batch, const void* dense, void* grad_dense,
                              void* grad_rows, int64_t threads) {
   return robe::guarded([&] { robe::lookup_dot(*array, *batch, dense, grad_dense, grad_rows, threads, true); });
+}
+int robe_attention(const float* parts, int64_t batch_size, int64_t count, int64_t num_heads, int64_t head_dim,
+                   int64_t residual, float* out, int64_t threads) {
+  return robe::guarded([&] {
+    robe::attend({parts, nullptr, out, nullptr, count, num_heads, head_dim, 0, residual != 0}, batch_size, threads);
+  });
+}
+int robe_attention_backward(const float* grad, const float* parts, const float* out, int64_t batch_size, int64_t count,
+                            int64_t num_heads, int64_t head_dim, int64_t residual, float* grad_parts, int64_t threads) {
+  return robe::guarded([&] {
+    robe::attend({parts, grad, (float*)out, grad_parts, count, num_heads, head_dim, 0, residual != 0}, batch_size,
+                 threads);
+  });
 }
 void robe_huge_pages(void* data, int64_t bytes) { robe::huge_pages(data, bytes); }

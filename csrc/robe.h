@@ -10,7 +10,7 @@
 #define ROBE_API extern "C" __attribute__((visibility("default")))
 #endif
 
-enum { ROBE_ABI = 3 };  // raised with every change of this file
+enum { ROBE_ABI = 4 };  // raised with every change of this file
 
 enum robe_status { ROBE_OK = 0, ROBE_BAD_ID = 1, ROBE_BAD_OFFSETS = 2, ROBE_BAD_SPEC = 3, ROBE_NO_MEMORY = 4 };
 enum robe_dtype { ROBE_FLOAT32 = 0, ROBE_FLOAT64 = 1, ROBE_BFLOAT16 = 2, ROBE_FLOAT16 = 3, ROBE_INT8 = 4 };
@@ -84,6 +84,15 @@ ROBE_API int robe_lookup_dot(const robe_array*, const robe_batch*, const void* d
 // From the gradient of `out`: grad_dense [batch_size, D] or null, and grad_rows [batch_size, width] of the embeddings.
 ROBE_API int robe_lookup_dot_backward(const robe_array*, const robe_batch*, const void* dense, void* grad_dense,
                                       void* grad_rows, int64_t threads);
+
+// Self-attention among F vectors of a sample, float32: out [batch_size, F, heads * head_dim] is relu(softmax(Q K^T) V + R)
+// for parts [batch_size, F, 3 or 4 * heads * head_dim], Q, K, V and (with `residual`) R side by side.
+ROBE_API int robe_attention(const float* parts, int64_t batch_size, int64_t count, int64_t num_heads, int64_t head_dim,
+                            int64_t residual, float* out, int64_t threads);
+// grad_parts, in the shape of parts, from the gradient of `out`.
+ROBE_API int robe_attention_backward(const float* grad, const float* parts, const float* out, int64_t batch_size,
+                                     int64_t count, int64_t num_heads, int64_t head_dim, int64_t residual,
+                                     float* grad_parts, int64_t threads);
 
 // Asks for huge pages behind a large buffer: fewer page faults and TLB misses. A hint, without effect elsewhere.
 ROBE_API void robe_huge_pages(void* data, int64_t bytes);

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,9 +177,10 @@ def test_other_instruction_sets(isa):
     """The same tests in a process whose kernels are limited to an older instruction set."""
     if f", {isa}" in native.reason:
         pytest.skip(f"{isa} is what this process runs on")
-    selected = "equals_the_reference or many_rows or streaming or any_number_of_threads"
+    selected = "equals_the_reference or many_rows or streaming or any_number_of_threads or results_and_gradients"
+    files = [__file__, str(Path(__file__).with_name("test_attention.py"))]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", selected],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, "-k", selected],
         env={**os.environ, "ROBE_ISA": isa},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""The lookup op: one contract, one kernel per device.
+"""The ops: lookups, one contract and one kernel per device; and attention among few vectors.
 
 Importing this package registers the schemas, the fake kernels, autograd and the reference kernel.
 """
@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import torch
 
+from robe.ops import attention as attention
 from robe.ops import contract as contract
 from robe.ops import cuda as cuda
 from robe.ops import native as native
@@ -28,6 +29,8 @@ OPS = (
     "robe::lookup_backward_weights",
     "robe::lookup_dot",
     "robe::lookup_dot_backward",
+    "robe::attention",
+    "robe::attention_backward",
 )
 
 

@@ -26,7 +26,7 @@ from robe.ops.bags import batch_size, check_ids
 if TYPE_CHECKING:
     from robe.ops.recording import Record
 
-ABI = 3
+ABI = 4
 OK, BAD_ID, BAD_OFFSETS, BAD_SPEC, NO_MEMORY = range(5)
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int8: 4}
 CHOICES = ("auto", "native", "reference")
@@ -100,6 +100,8 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         function = getattr(library, name)
         function.argtypes, function.restype = [c_void_p, c_void_p, *tail], c_int
     library.robe_lookup_prepared.argtypes = [c_void_p] * 4 + [c_int64, c_void_p, c_int64]
+    library.robe_attention.argtypes = [c_void_p] + [c_int64] * 5 + [c_void_p, c_int64]
+    library.robe_attention_backward.argtypes = [c_void_p] * 3 + [c_int64] * 5 + [c_void_p, c_int64]
     library.robe_free.argtypes, library.robe_free.restype = [c_void_p], None
     library.robe_huge_pages.argtypes, library.robe_huge_pages.restype = [c_void_p, c_int64], None
     return library, f"compiled kernels, {library.robe_isa().decode()}"

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robe.ops.attention import attention
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over features (AutoInt, Song et al. 2019), not scaled by the root of the head's size.
@@ -20,6 +22,7 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, head_dim: int, num_heads: int = 2, residual: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.residual = residual
         self.num_outputs = num_heads * head_dim
         parts = 4 if residual else 3  # Q, K, V, R side by side: one matrix product
         self.weight = nn.Parameter(torch.empty(parts * self.num_outputs, dim))
@@ -27,9 +30,4 @@ class SelfAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, F, D] -> [B, F, num_outputs]."""
-        parts = torch.split(F.linear(features, self.weight), self.num_outputs, dim=2)
-        heads = (*features.shape[:2], self.num_heads, self.num_outputs // self.num_heads)
-        query, key, value = (part.view(heads).transpose(1, 2) for part in parts[:3])  # [B, heads, F, head_dim]
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        attended = attended.transpose(1, 2).flatten(2)
-        return torch.relu(attended + parts[3] if len(parts) > 3 else attended)
+        return attention(F.linear(features, self.weight), self.num_heads, self.residual)
