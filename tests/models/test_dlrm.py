@@ -99,3 +99,13 @@ def test_compiled_model_equals_eager():
     dense, ids = torch.rand(5, 13), torch.randint(0, 50, (5, 26))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(dense, ids), model(dense, ids))
+
+
+def test_dropout_and_batch_normalisation_of_the_top():
+    model = make(top_mlp=[6, 5], dropout=0.5, batch_norm=True)
+    names = [type(layer).__name__ for layer in model.top]
+    assert names == ["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2 + ["Linear"]
+    inputs = torch.rand(64, 13), torch.randint(0, 50, (64, 26))
+    assert not torch.equal(model(*inputs), model(*inputs))
+    model.eval()
+    assert torch.equal(model(*inputs), model(*inputs))

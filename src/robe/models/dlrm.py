@@ -28,6 +28,8 @@ class DLRM(nn.Module):
         top_mlp: hidden widths of the top MLP; its last layer has one output.
         concat_embeddings: give the embeddings themselves to the top MLP too. DLRM gives it the bottom MLP's output and
             the dot products, so that without numeric features it sees nothing of a single field.
+        dropout: of the top MLP's hidden layers; none in the paper's runs.
+        batch_norm: normalise over the batch before each ReLU of the top MLP; not in the paper's runs.
 
     Raises:
         ValueError: the embedding's fields differ in dim, or there is only one feature to interact.
@@ -40,6 +42,8 @@ class DLRM(nn.Module):
         bottom_mlp: Sequence[int] = (512, 256, 64),
         top_mlp: Sequence[int] = (512, 256),
         concat_embeddings: bool = False,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         dim = common_dim("DLRM", embedding)
@@ -56,7 +60,7 @@ class DLRM(nn.Module):
         self.interaction = DotInteraction(features)
         top_inputs = self.interaction.num_outputs + (dim if num_dense else 0)
         top_inputs += dim * embedding.num_fields if concat_embeddings else 0
-        self.top = mlp([top_inputs, *top_mlp, 1], last_relu=False)
+        self.top = mlp([top_inputs, *top_mlp, 1], last_relu=False, dropout=dropout, batch_norm=batch_norm)
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
         """Click logits.

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 
-def mlp(sizes: Sequence[int], last_relu: bool) -> nn.Sequential:
+def mlp(sizes: Sequence[int], last_relu: bool, dropout: float = 0.0, batch_norm: bool = False) -> nn.Sequential:
     """Linear layers with ReLU between them, as in DLRM.
 
     Weights start as N(0, 2 / (fan_in + fan_out)) and biases as N(0, 1 / fan_out), as in Facebook's DLRM.
@@ -15,14 +15,17 @@ def mlp(sizes: Sequence[int], last_relu: bool) -> nn.Sequential:
     Args:
         sizes: widths, input first.
         last_relu: whether a ReLU follows the last layer too.
+        dropout: probability of dropping a unit's output after each ReLU while training.
+        batch_norm: normalise over the batch before each ReLU.
     """
     layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(sizes):
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         linear = nn.Linear(fan_in, fan_out)
         nn.init.normal_(linear.weight, std=math.sqrt(2 / (fan_in + fan_out)))
         nn.init.normal_(linear.bias, std=math.sqrt(1 / fan_out))
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*(layers if last_relu else layers[:-1]))
+        relu = last_relu or i < len(sizes) - 2
+        layers += [linear, *(_after(fan_out, dropout, batch_norm) if relu else [])]
+    return nn.Sequential(*layers)
 
 
 def hidden_layers(
@@ -41,10 +44,14 @@ def hidden_layers(
         linear = nn.Linear(fan_in, fan_out)
         if init_std is not None:
             nn.init.normal_(linear.weight, std=init_std)
-        layers.append(linear)
-        if batch_norm:
-            layers.append(nn.BatchNorm1d(fan_out))
-        layers.append(nn.ReLU())
-        if dropout:
-            layers.append(nn.Dropout(dropout))
+        layers += [linear, *_after(fan_out, dropout, batch_norm)]
     return nn.Sequential(*layers)
+
+
+def _after(width: int, dropout: float, batch_norm: bool) -> list[nn.Module]:
+    """What follows a hidden linear layer."""
+    return [
+        *([nn.BatchNorm1d(width)] if batch_norm else []),
+        nn.ReLU(),
+        *([nn.Dropout(dropout)] if dropout else []),
+    ]

@@ -56,8 +56,8 @@ class ModelConfig:
         first_order: weights of single ids: ``"tied"`` (element 0 of the embedding), ``"own"`` (a table of dim 1 for
             each field, in the same ROBE array) or ``"none"``; dcn, autoint, deepfm, xdeepfm, fibinet.
         mlp: hidden layers of the deep part; all but dlrm.
-        dropout: of the deep part; all but dlrm.
-        batch_norm: normalise over the batch in the deep part; all but dlrm.
+        dropout: of the deep part; of dlrm's top MLP.
+        batch_norm: normalise over the batch in the deep part; in dlrm's top MLP.
         mlp_init_std: standard deviation of the deep part's initial weights; ``"torch"`` for torch's own start; all but
             dlrm.
         bottom_mlp: dlrm: hidden layers over the numeric features; a last layer to ``embedding_dim`` follows by itself.
