@@ -7,11 +7,19 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
+from jinja2 import Template
 from matplotlib.figure import Figure
 
 from robe.compare import read_json
 from robe.compare.records import Comparison, Summary
 
+NAMES = {
+    "dlrm": "DLRM", "dcn": "DCN", "autoint": "AutoInt+", "deepfm": "DeepFM", "xdeepfm": "xDeepFM", "fibinet": "FiBiNET",
+}  # fmt: skip
+# BARS' results of Frappe_x1, with the training negatives of its own; tables of D = 10.
+PUBLISHED = {
+    "dlrm": 0.9840, "dcn": 0.9839, "autoint": 0.9848, "deepfm": 0.9842, "xdeepfm": 0.9845, "fibinet": 0.9832,
+}  # fmt: skip
 TITLES = {"movielens": "MovieLens-1M with seven crosses", "frappe": "Frappe_x1, train negatives re-sampled"}
 
 
@@ -27,18 +35,25 @@ def size(summary: Summary) -> str:
     return "full tables" if summary.arm.size == "full" else f"ROBE {summary.arm.size}"
 
 
-def table(comparison: Comparison) -> list[str]:
+def table(comparison: Comparison, published: dict[str, float] | None = None) -> list[str]:
+    """Mean and spread of every model and size, the loss against its own full tables, and what others published."""
     models = by_model(comparison)
     sizes = list(dict.fromkeys(size(s) for lines in models.values() for s in lines))
-    rows = [f"| test AUC | {' | '.join(sizes)} |", "|---" * (len(sizes) + 1) + "|"]
+    columns = [*(["published"] if published else []), *sizes]
+    rows = [f"| test AUC | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for model, lines in models.items():
-        found = {size(s): s for s in lines}
-        cells = []
+        found = {size(s): s.test_auc for s in lines if s.test_auc is not None}
+        full = found.get("full tables")
+        cells = [f"{published[model]:.4f}"] if published else []
         for name in sizes:
-            auc = found[name].test_auc if name in found else None
-            spread = "" if auc is None or auc.spread is None else f" ± {auc.spread:.4f}"
-            cells.append("–" if auc is None else f"{auc.mean:.4f}{spread}")
-        rows.append(f"| {model} | {' | '.join(cells)} |")
+            auc = found.get(name)
+            if auc is None:
+                cells.append("–")
+                continue
+            spread = "" if auc.spread is None else f" ± {auc.spread:.4f}"
+            loss = "" if full is None or auc is full else f" ({auc.mean - full.mean:+.4f})".replace("-", "−")
+            cells.append(f"{auc.mean:.4f}{spread}{loss}")
+        rows.append(f"| {NAMES[model]} | {' | '.join(cells)} |")
     return rows
 
 
@@ -59,7 +74,7 @@ def plot(comparisons: dict[str, Comparison], path: Path) -> None:
             ]
             x, y, spread = zip(*points, strict=True)
             axes.errorbar(x, y, yerr=spread, fmt="os^"[k], capsize=2, markersize=5, linestyle="none", label=wanted)
-        axes.set_xticks(range(len(models)), list(models))
+        axes.set_xticks(range(len(models)), [NAMES[model] for model in models], fontsize=8)
         axes.set_title(TITLES[name], fontsize=10)
         axes.set_ylabel("test AUC")
         axes.grid(axis="y", alpha=0.3)
@@ -70,22 +85,17 @@ def plot(comparisons: dict[str, Comparison], path: Path) -> None:
 
 def main() -> None:
     out, docs = Path(sys.argv[1]), Path(sys.argv[2])
-    comparisons = {
-        name: read_json(out / name / "results.json") for name in TITLES if (out / name / "results.json").exists()
+    files = {name: out / name / "results.json" for name in TITLES}
+    comparisons = {name: read_json(file) for name, file in files.items() if file.exists()}
+    tables = {
+        name: "\n".join(table(comparison, PUBLISHED if name == "frappe" else None))
+        for name, comparison in comparisons.items()
     }
-    text = [
-        "# Results",
-        "",
-        "Written by `bash scripts/results/run.sh DATA OUT`. Mean and standard deviation over seeds; the",
-    ]
-    text += [
-        "test split is read once a run, at the checkpoint of the best validation AUC. Settings: `scripts/results`."
-    ]
-    for name, comparison in comparisons.items():
-        text += ["", f"## {TITLES[name]}", "", *table(comparison)]
-    text += ["", "![Test AUC of six models with full tables and with ROBE](img/results.svg)", ""]
     plot(comparisons, docs / "img" / "results.svg")
-    (docs / "results.md").write_text("\n".join(text), encoding="utf-8")
+    template = Template(
+        Path(__file__).with_name("results.md.j2").read_text(encoding="utf-8"), keep_trailing_newline=True
+    )
+    (docs / "results.md").write_text(template.render(tables), encoding="utf-8")
 
 
 if __name__ == "__main__":
