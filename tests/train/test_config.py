@@ -137,7 +137,7 @@ class TestResolve:
                 ["embedding.kind=full", "train.momentum=0.9", "train.optimizer=sgd"],
                 r"train\.momentum: expected 0 with sparse gradients",
             ),
-            (["model.mlp=[8]"], r"model\.mlp: 'dlrm' has no such option, got \(8,\); it has \['bottom_mlp'"),
+            (["model.mlp=[8]"], r"model\.mlp: 'dlrm' has no such option, got \(8,\); it has \['batch_norm'"),
             (["model.name=deepfm", "model.cin=[8]"], r"model\.cin: 'deepfm' has no such option"),
         ],
     )
