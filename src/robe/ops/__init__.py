@@ -57,6 +57,6 @@ def fuses_dot(array: torch.Tensor, groups: int) -> bool:
 def _status(op: str, device: str) -> KernelStatus:
     own = torch._C._dispatch_has_kernel_for_dispatch_key(op, device)
     kernel, reason = ("native", native.reason) if device == "CPU" else ("triton", cuda.reason)
-    if "attention" in op and not own:
+    if "attention" in op and device == "CUDA":
         reason = "eager PyTorch: its own attention"
     return {"op": op, "device": device.lower(), "kernel": kernel if own else "reference", "reason": reason}
