@@ -719,6 +719,21 @@ ROBE_INLINE void adam(const robe_update& u, Slots<A> s, int64_t n) {
   }
 }
 
+// torch.optim.SparseAdam's: slots without gradient keep their moments.
+template <class A>
+ROBE_INLINE void sparse_adam(const robe_update& u, Slots<A> s, int64_t n) {
+  const A rate = A(u.lr * sqrt(u.bias2) / u.bias1), eps = A(u.eps), sign = u.maximize ? A(-1) : A(1);
+  const A fresh1 = A(1 - u.beta1), fresh2 = A(1 - u.beta2);
+  for (int64_t i = 0; i < n; i++) {
+    const A g = sign * s.grad[i];
+    const A first = s.state1[i] + fresh1 * (g - s.state1[i]), second = s.state2[i] + fresh2 * (g * g - s.state2[i]);
+    const A changed = s.array[i] - rate * first / (sqrt(second) + eps);
+    s.state1[i] = g == 0 ? s.state1[i] : first, s.state2[i] = g == 0 ? s.state2[i] : second;
+    s.array[i] = g == 0 ? s.array[i] : changed;
+    s.grad[i] = 0;
+  }
+}
+
 // `touched`: the lines of 16 slots that have a gradient; null to update them all.
 template <class A, void rule(const robe_update&, Slots<A>, int64_t)>
 ROBE_NOINLINE void update_by(const Plan& p, const robe_update& update, A* sums, int64_t begin, int64_t end,
@@ -732,7 +747,7 @@ ROBE_NOINLINE void update_by(const Plan& p, const robe_update& update, A* sums, 
   int32_t waiting[kAhead];  // lines on their way into the cache
   int64_t count = 0;
   auto apply = [&](int64_t i) {
-    rule(u, {array + i, state1 ? state1 + i : nullptr, nullptr, sums + i}, smaller(16, size - i));
+    rule(u, {array + i, state1 ? state1 + i : nullptr, state2 ? state2 + i : nullptr, sums + i}, smaller(16, size - i));
   };
   for (int64_t word = 0; word * 1024 < size; word++) {
     for (uint64_t bits = touched[word]; bits; bits &= bits - 1) {
@@ -740,6 +755,7 @@ ROBE_NOINLINE void update_by(const Plan& p, const robe_update& update, A* sums, 
       for (int64_t byte = 0; byte < int64_t(16 * sizeof(A)); byte += 64) {
         __builtin_prefetch((char*)(array + i) + byte, 1);
         if (state1) __builtin_prefetch((char*)(state1 + i) + byte, 1);
+        if (state2) __builtin_prefetch((char*)(state2 + i) + byte, 1);
       }
       int32_t& slot = waiting[count++ % kAhead];
       if (count > kAhead) apply(slot);
@@ -757,6 +773,7 @@ void update_as(const Plan& p, const robe_update& u, A* sums, int64_t begin, int6
       if (u.state1) return update_by<A, sgd_momentum<A>>(p, u, sums, begin, end, touched);
       return update_by<A, sgd<A>>(p, u, sums, begin, end, touched);
     case ROBE_ADAGRAD: return update_by<A, adagrad<A>>(p, u, sums, begin, end, touched);
+    case ROBE_SPARSE_ADAM: return update_by<A, sparse_adam<A>>(p, u, sums, begin, end, touched);
     default: return update_by<A, adam<A>>(p, u, sums, begin, end, touched);
   }
 }

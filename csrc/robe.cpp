@@ -520,11 +520,12 @@ void lookup_backward_array(const robe_array& array, const robe_batch& batch, voi
 void step(const robe_array& array, const robe_batch* batches, int64_t num_batches, const robe_update& update,
           int64_t threads) {
   require(array.dtype == ROBE_FLOAT32 || array.dtype == ROBE_FLOAT64);
-  require(num_batches >= 1 && update.rule >= ROBE_SGD && update.rule <= ROBE_ADAM);
+  require(num_batches >= 1 && update.rule >= ROBE_SGD && update.rule <= ROBE_SPARSE_ADAM);
+  require(update.rule != ROBE_SPARSE_ADAM || update.weight_decay == 0);
   require(update.rule == ROBE_SGD || (update.state1 && (update.rule == ROBE_ADAGRAD || update.state2)));
   // Where a slot without gradient does not change, only the touched ones are visited.
-  const bool sparse = update.weight_decay == 0 &&
-                      (update.rule == ROBE_ADAGRAD || (update.rule == ROBE_SGD && !update.state1));
+  const bool sparse = update.weight_decay == 0 && (update.rule == ROBE_ADAGRAD || update.rule == ROBE_SPARSE_ADAM ||
+                                                   (update.rule == ROBE_SGD && !update.state1));
   scatter(array, batches, num_batches, threads, nullptr, sparse,
           [&](const Job* jobs, int64_t begin, int64_t end, char* sums, uint64_t* touched) {
             kernels().update_bucket(jobs[0].memory.plan, update, sums, begin, end, touched);

@@ -10,13 +10,13 @@
 #define ROBE_API extern "C" __attribute__((visibility("default")))
 #endif
 
-enum { ROBE_ABI = 4 };  // raised with every change of this file
+enum { ROBE_ABI = 5 };  // raised with every change of this file
 
 enum robe_status { ROBE_OK = 0, ROBE_BAD_ID = 1, ROBE_BAD_OFFSETS = 2, ROBE_BAD_SPEC = 3, ROBE_NO_MEMORY = 4 };
 enum robe_dtype { ROBE_FLOAT32 = 0, ROBE_FLOAT64 = 1, ROBE_BFLOAT16 = 2, ROBE_FLOAT16 = 3, ROBE_INT8 = 4 };
 enum robe_mode { ROBE_SUM = 0, ROBE_MEAN = 1, ROBE_MAX = 2 };
 enum robe_form { ROBE_UNIVERSAL = 0, ROBE_RELEASED = 1, ROBE_MIXED = 2 };
-enum robe_rule { ROBE_SGD = 0, ROBE_ADAGRAD = 1, ROBE_ADAM = 2 };
+enum robe_rule { ROBE_SGD = 0, ROBE_ADAGRAD = 1, ROBE_ADAM = 2, ROBE_SPARSE_ADAM = 3 };
 
 // robe.layout.FieldSpec
 struct robe_field {

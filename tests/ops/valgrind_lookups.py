@@ -23,6 +23,11 @@ for dim, z in ((16, 16), (16, 4), (7, 3), (16, 1), (4, 16)):
                 for rows in (9, 200):  # fewer elements than slots, and many more
                     coll(torch.randint(0, 50, (rows, 2))).sum().backward()
                     optimizer.step()
+table = torch.nn.EmbeddingBag(70, 5, mode="sum", sparse=True)
+optimizer = robe.optim.SparseAdam(table.parameters())
+for rows in (9, 200):
+    table(torch.randint(0, 70, (rows, 2))).sum().backward()
+    optimizer.step()
 for count, heads, size in ((26, 2, 8), (10, 2, 32), (7, 3, 5), (1, 1, 1)):
     parts = torch.rand(3, count, 4 * heads * size, requires_grad=True)
     torch.ops.robe.attention(parts, heads, True).sum().backward()

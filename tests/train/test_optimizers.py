@@ -55,7 +55,7 @@ def test_every_parameter_is_in_one_optimizer_once(kind):
     optimizers = build_optimizers(TrainConfig(sparse_gradients=kind == "sparse"), model)
     owned = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
     assert sorted(owned) == sorted({id(p) for p in model.parameters()})
-    classes = {"robe": robe.optim.Adam, "full": torch.optim.Adam, "sparse": torch.optim.SparseAdam}
+    classes = {"robe": robe.optim.Adam, "full": torch.optim.Adam, "sparse": robe.optim.SparseAdam}
     assert type(optimizers[-1]) is classes[kind]
 
 

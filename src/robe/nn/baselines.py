@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robe.checks import require_dtype, require_in_range
 from robe.functional import parse_mode
@@ -95,8 +96,9 @@ class _TableCollection(DescribedModule):
             require_dtype("ids", ids, torch.int64, torch.int32)
             if ids.dim() != 2 or ids.shape[1] != self.num_fields:
                 raise ValueError(f"ids: expected shape [B, {self.num_fields}], got {tuple(ids.shape)}")
-            columns = [
-                self._bag(t)(self._checked_rows(t, ids[:, f]).unsqueeze(-1)) for f, t in enumerate(self._column_tables)
+            columns = [  # bags of one id, which ``F.embedding`` takes in half the time
+                F.embedding(self._checked_rows(t, ids[:, f]), self._bag(t).weight, sparse=self.sparse)
+                for f, t in enumerate(self._column_tables)
             ]
         return torch.cat(columns, dim=1) if self.embedding_dim is None else torch.stack(columns, dim=1)
 

@@ -82,8 +82,7 @@ def _native_backward(grad: Tensor, parts: Tensor, out: Tensor, num_heads: int, r
 
 
 def _check(status: int) -> None:
-    if status == native.NO_MEMORY:
-        raise MemoryError("robe: the kernel's working memory could not be allocated")
+    native.check_memory(status)
     if status != native.OK:
         raise RuntimeError(f"robe::attention: the kernel refused its arguments with status {status}")
 

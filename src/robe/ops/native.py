@@ -26,7 +26,7 @@ from robe.ops.bags import batch_size, check_ids
 if TYPE_CHECKING:
     from robe.ops.recording import Record
 
-ABI = 4
+ABI = 5
 OK, BAD_ID, BAD_OFFSETS, BAD_SPEC, NO_MEMORY = range(5)
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int8: 4}
 CHOICES = ("auto", "native", "reference")
@@ -181,12 +181,17 @@ class Call:
         if status in (BAD_ID, BAD_OFFSETS):
             self.check()
             raise RuntimeError("ids: changed while they were looked up")
-        if status == NO_MEMORY:
-            raise MemoryError("robe: the kernel's working memory could not be allocated")
+        check_memory(status)
         raise ValueError(
             "fields, spec: expected numbers that fit each other, the output's width and the array, as robe.Layout "
             f"makes them; got fields {self._alive[3].tolist()} and spec {list(self._alive[-1])}"
         )
+
+
+def check_memory(status: int) -> None:
+    """Raises MemoryError where a kernel could not allocate its working memory."""
+    if status == NO_MEMORY:
+        raise MemoryError("robe: the kernel's working memory could not be allocated")
 
 
 def step(array: Tensor, records: list[Record], update: CUpdate) -> None:

@@ -21,7 +21,7 @@ def embeddings_of(model: nn.Module) -> nn.ModuleList:
 def build_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.Optimizer]:
     """The optimizers of a model, which have every parameter once, also an array that several collections share.
 
-    ROBE arrays have an optimizer of ``robe.optim``, tables with sparse gradients one of torch's for these. Other tables
+    ROBE arrays have an optimizer of ``robe.optim``, tables with sparse gradients one for these. Other tables
     are a second group of the network's optimizer, or have their own where ``embedding_optimizer`` is another.
 
     Args:
@@ -104,7 +104,7 @@ def _fused(name: str, embeddings: nn.Module, config: TrainConfig, options: dict[
 
 def _sparse(name: str, tables: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     if name == "adam":
-        return torch.optim.SparseAdam(tables, lr=lr)
+        return robe.optim.SparseAdam(tables, lr=lr)
     if name == "sgd":
         return torch.optim.SGD(tables, lr=lr)
     return torch.optim.Adagrad(tables, lr=lr)

@@ -14,7 +14,7 @@ from robe.ops import cuda
 def on_any_device(monkeypatch):
     """The kernels step CPU tensors too, in the interpreter."""
     monkeypatch.setattr(cuda, "fuses_step", lambda array: array.dtype in cuda.STEP_DTYPES)
-    monkeypatch.setattr(robe.optim._ArrayOptimizer, "_fuses", lambda *_: False)
+    monkeypatch.setattr(robe.optim.arrays._ArrayOptimizer, "_fuses", lambda *_: False)
 
 
 RULES = [

@@ -1,26 +1,4 @@
-"""Optimizers for the shared array that need no gradient of its size.
-
-Give one of these the embeddings and your own optimizer everything else::
-
-    array_optimizer = robe.optim.Adagrad(model.embedding, lr=0.05)
-    dense_optimizer = torch.optim.Adam(robe.optim.other_parameters(model), lr=1e-3)
-    for dense, ids, labels in batches:
-        loss(model(dense, ids), labels).backward()
-        for optimizer in (array_optimizer, dense_optimizer):
-            optimizer.step()
-            optimizer.zero_grad()
-
-While such an optimizer lives, the backward of a lookup records ids and gradients of embeddings, and ``array.grad``
-stays None. ``step()`` sums them and updates the array in one pass, in which SGD without momentum and Adagrad (both
-without weight decay) visit only the slots that have a gradient; on CUDA only SGD does.
-
-They are subclasses of torch.optim's, with their arguments, state, state dicts and results (to rounding), and work
-with learning-rate schedulers. Without a kernel for the array's device and dtype they make the dense gradient and call
-torch's step. Three things differ. ``step()`` uses up what was recorded, so a forgotten ``zero_grad()`` does not count
-gradients twice. ``model.zero_grad()`` does not know of recorded gradients: to drop a batch, call
-``optimizer.zero_grad()``. What reads ``array.grad`` (gradient clipping, GradScaler, DistributedDataParallel) needs
-``materialize_grads()`` first, or torch.optim.
-"""
+"""SGD, Adagrad and Adam on the shared array, without a gradient of its size."""
 
 from __future__ import annotations
 
@@ -33,7 +11,7 @@ from torch import Tensor, nn
 from robe.nn.array import RobeArray
 from robe.ops import Record, Recorder, cuda, native
 
-SGD_RULE, ADAGRAD_RULE, ADAM_RULE = range(3)  # robe_rule of csrc/robe.h
+SGD_RULE, ADAGRAD_RULE, ADAM_RULE, SPARSE_ADAM_RULE = range(4)  # robe_rule of csrc/robe.h
 FUSED_DTYPES = (torch.float32, torch.float64)
 
 
