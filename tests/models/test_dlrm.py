@@ -37,6 +37,33 @@ def test_against_a_hand_computed_example():
     torch.testing.assert_close(model(torch.tensor([[3.0]]), torch.tensor([[1]])), expected.detach().reshape(1))
 
 
+def test_pairs_and_gradients_against_a_hand_computed_example():
+    """Bottom z = (3, 1), a = (1, 2), b = (-1, 4): Facebook's order of pairs is (a, z), (b, z), (b, a).
+
+    The logit is 1 z_0 + 10 z_1 + 100 a.z + 1000 b.z + 10000 b.a + 0.5, with a.z = 5, b.z = 1, b.a = 7.
+    """
+    tables = [robe.Table("a", 2, 2), robe.Table("b", 2, 2)]
+    model = DLRM(robe.FullEmbeddingCollection(tables), num_dense=1, bottom_mlp=(), top_mlp=())
+    a, b = (bag.weight for bag in model.embedding.embeddings)
+    with torch.no_grad():
+        a.copy_(torch.tensor([[9.0, 9.0], [1.0, 2.0]]))
+        b.copy_(torch.tensor([[-1.0, 4.0], [9.0, 9.0]]))
+        model.bottom[0].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        model.bottom[0].bias.copy_(torch.tensor([0.0, 1.0]))
+        model.top[0].weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0, 10000.0]]))
+        model.top[0].bias.copy_(torch.tensor([0.5]))
+    logit = model(torch.tensor([[3.0]]), torch.tensor([[1, 0]]))
+    assert logit.tolist() == [3 + 10 + 500 + 1000 + 70000 + 0.5]
+    logit.backward()
+    # By a: 100 z + 10000 b; by b: 1000 z + 10000 a; by z: (1, 10) + 100 a + 1000 b, which the bias sees, and 3 times it.
+    assert a.grad.tolist() == [[0, 0], [300 - 10000, 100 + 40000]]
+    assert b.grad.tolist() == [[3000 + 10000, 1000 + 20000], [0, 0]]
+    assert model.bottom[0].bias.grad.tolist() == [1 + 100 - 1000, 10 + 200 + 4000]
+    assert model.bottom[0].weight.grad.tolist() == [[3 * -899.0], [3 * 4210.0]]
+    assert model.top[0].weight.grad.tolist() == [[3, 1, 5, 1, 7]]
+    assert model.top[0].bias.grad.tolist() == [1]
+
+
 def test_without_numeric_features():
     model = make(num_dense=0)
     assert model.bottom is None

@@ -162,6 +162,37 @@ def test_products_in_slices_of_any_size(monkeypatch, rows, size):
     assert torch.autograd.gradcheck(cin.sums_of_products, (hidden, base, weight, bias))
 
 
+def test_products_under_autocast(monkeypatch):
+    """bfloat16 as in torch's own layers, but sums over many slices in float32, and float32 gradients."""
+    monkeypatch.setattr(cin, "SLICE", 30)
+    inputs = [torch.randn(size, requires_grad=True) for size in ((40, 8, 3), (40, 8, 5), (4, 15), (4,))]
+    grad = torch.randn(40, 8, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = cin.sums_of_products(*inputs)
+    assert out.dtype == torch.bfloat16
+    gradients = torch.autograd.grad(out, inputs, grad.bfloat16())
+    exact = cin.sums_of_products(*inputs)
+    for got, expected in zip((out, *gradients), (exact, *torch.autograd.grad(exact, inputs, grad)), strict=True):
+        assert got.dtype == (torch.bfloat16 if got is out else torch.float32)
+        assert (got - expected).norm() < 0.01 * expected.norm()
+
+
+def test_parameter_counts_of_public_runs():
+    """The totals that BARS' logs of DCNv2_criteo_x4_001 and FinalMLP_criteo_x4_001 print for their vocabularies."""
+    rows = [
+        1446, 39530, 5131, 156656, 3176, 28, 11043, 148913, 12, 4560, 2003, 554, 5, 154564, 18, 17, 53031, 82, 40955,
+        157339, 117822, 306, 18, 11882, 630, 5, 44, 6, 27, 37, 72, 99, 122, 41, 220, 112, 80, 69, 92,
+    ]  # fmt: skip
+    with torch.device("meta"):
+        full = robe.FullEmbeddingCollection([robe.Table(f"C{i}", n, 16) for i, n in enumerate(rows)])
+        dcn = DCNv2(full, 0, mlp=(1000,) * 5, cross_layers=3, batch_norm=True)
+        final = FinalMLP(full, 0, mlp=(1000,) * 5, second_mlp=(500,), num_heads=50, gates=False)
+    assert sum(p.numel() for p in dcn.parameters()) == 20_382_577
+    assert (
+        sum(p.numel() for p in final.parameters()) + 1 == 19_524_954
+    )  # their two streams each add a bias to the logit
+
+
 def test_dcn_v2_against_its_formula():
     """x + x0 * (W x + b) twice, W = U V of rank 3, beside relu(W x0 + b)."""
     model = DCNv2(collection(), num_dense=3, mlp=(6,), cross_layers=2, cross_rank=3)
@@ -192,6 +223,8 @@ def test_finalmlp_against_its_formula():
     expected = torch.cat([left, right], 1) @ model.fusion.linear.weight[0] + model.fusion.linear.bias + sum(heads)
     torch.testing.assert_close(model(dense, ids), expected)
     assert FinalMLP(collection(), 3, mlp=(6,), second_mlp=(6,), gates=False).gates is None
+    other = FinalMLP(collection(), 3, mlp=(6,), second_mlp=(6,), dropout=0.2, second_dropout=0.1)
+    assert [stream[-1].p for stream in (other.first, other.second)] == [0.2, 0.1]
 
 
 @pytest.mark.parametrize(

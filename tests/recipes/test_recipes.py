@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 
-from robe.data import PreparedDataset, generate_kaggle, generate_terabyte, prepare_criteo
+from robe.data import Field, PreparedDataset, generate_kaggle, generate_terabyte, prepare_criteo
 from robe.recipes import RECIPES, get_recipe, run_recipe, scaled
-from robe.train import load_run
+from robe.train import build_model, load_run, resolve
+from robe.train.optimizers import build_optimizers
 
 LINES = 2400
 
@@ -49,7 +51,7 @@ def test_every_recipe_trains(name, prepared, tmp_path):
 
 
 def test_names_and_numbers():
-    assert len(RECIPES) == 6 * 6 + 5 + 4 * 3
+    assert len(RECIPES) == 6 * 6 + 6 + 4 * 3
     for name, recipe in RECIPES.items():
         embedding = recipe.config.embedding
         if "_1000x" in name:
@@ -57,8 +59,10 @@ def test_names_and_numbers():
             assert f"_z{embedding.block_size}_" in name
         if name.endswith("_full"):
             assert embedding.kind == "full"
-    with pytest.raises(ValueError, match="unknown 'criteo_kaggle_dlrm'; did you mean 'criteo_kaggle_dlrm_full'"):
+    with pytest.raises(ValueError, match=r"unknown 'criteo_kaggle_dlrm'; did you mean criteo_kaggle_dlrm_full, "):
         get_recipe("criteo_kaggle_dlrm")
+    with pytest.raises(ValueError, match=r"unknown '\?\?'; `robe recipe list` has all 54 names"):
+        get_recipe("??")
 
 
 def test_scaled_shrinks_array_and_steps_alone():
@@ -91,6 +95,59 @@ def test_data_prepared_in_another_way_are_refused(prepared, tmp_path):
     with pytest.raises(ValueError, match=r"prepared in another way \(order: 'appearance', the recipe's 'value'"):
         run_recipe(dcn, tmp_path, data=prepared(dlrm))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trial_of_too_few_lines(tmp_path):
+    with pytest.raises(ValueError, match=r"rows: expected at least 500 lines, .* got 5; give a scale of 1e-05 or more"):
+        run_recipe(get_recipe("criteo_kaggle_deepfm_robe_z8_1000x"), tmp_path, rows=5)
+    assert not (tmp_path / "data").exists()
+
+
+def test_prepared_data_are_of_the_lines_asked_for(tmp_path):
+    """Not those of another trial, nor generated ones where real files are given."""
+    recipe = small(scaled(get_recipe("criteo_kaggle_deepfm_robe_z8_1000x"), 5e-5))
+    run_recipe(recipe, tmp_path, rows=LINES)
+    with pytest.raises(ValueError, match=rf"another way \(lines: {LINES}, now 3000\): give another folder"):
+        run_recipe(recipe, tmp_path, rows=3000, overwrite=True)
+    raw = tmp_path / "raw" / "train.txt"
+    run_recipe(recipe, tmp_path, [raw], overwrite=True)
+    (tmp_path / "real").mkdir()
+    real = tmp_path / "real" / "train.txt"
+    with pytest.raises(FileNotFoundError, match=r"train\.txt"):
+        run_recipe(recipe, tmp_path, [real], overwrite=True)
+    generate_kaggle(real, 100)
+    with pytest.raises(
+        ValueError, match=r"another way \(files: train\.txt of \d+ bytes; now train\.txt of \d+ bytes\)"
+    ):
+        run_recipe(recipe, tmp_path, [real], overwrite=True)
+
+
+def test_a_wrong_configuration_is_said_before_anything_is_prepared(tmp_path):
+    recipe = small(scaled(get_recipe("criteo_kaggle_deepfm_robe_z8_1000x"), 5e-5), decay_steps=5)
+    with pytest.raises(ValueError, match="expected both or neither"):
+        run_recipe(recipe, tmp_path, rows=LINES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_tables_are_stepped_as_the_papers():
+    """By Adam that moves every row, xDeepFM's L2 on the weights of its deep part and on first-order weights."""
+    for name in ("dcn", "autoint", "deepfm", "xdeepfm", "fibinet"):
+        recipe = get_recipe(f"criteo_kaggle_{name}_full")
+        train = resolve(recipe.config).train
+        assert train.sparse_gradients is False
+        assert train.seed == 1
+        assert (train.weight_decay > 0) == (name in ("xdeepfm", "fibinet"))
+    fields = [Field(name, 5) for name in ("a", "b")]
+    model = build_model(
+        get_recipe("criteo_kaggle_xdeepfm_full").config, SimpleNamespace(fields=fields, dense_names="n")
+    )
+    (optimizer,) = build_optimizers(resolve(get_recipe("criteo_kaggle_xdeepfm_full").config).train, model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    penalised = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    deep = {"deep.0.0.weight", "deep.0.3.weight", "deep.0.6.weight", "deep.1.weight"}
+    tables = {name for name in names.values() if "embeddings" in name}
+    assert penalised == {"dense_weight", *deep, *tables}
+    assert len(tables) == 4
 
 
 def test_stops_at_the_target(prepared, tmp_path):

@@ -104,6 +104,9 @@ class TestSize:
             resolve(RunConfig(embedding=EmbeddingConfig("full", num_slots=10)))
 
 
+SPARSE = ["embedding.kind=full", "train.sparse_gradients=true"]
+
+
 class TestResolve:
     def test_is_idempotent_and_fills_in(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -121,20 +124,32 @@ class TestResolve:
     def test_sparse_gradients(self):
         full = RunConfig(embedding=EmbeddingConfig("full"))
         assert resolve(full).train.sparse_gradients is True
-        decay = dataclasses.replace(full, train=TrainConfig(weight_decay=0.1))
+        decay = dataclasses.replace(full, train=TrainConfig(weight_decay=0.1, sparse_gradients=True))
         with pytest.raises(ValueError, match=r"train\.embedding_weight_decay: expected 0 with sparse gradients"):
             resolve(decay)
         with pytest.raises(ValueError, match=r"train\.sparse_gradients: a ROBE array"):
             resolve(RunConfig(train=TrainConfig(sparse_gradients=True)))
 
     @pytest.mark.parametrize(
+        "override",
+        ["train.weight_decay=0.1", "train.embedding_weight_decay=0.1", "train.clip_norm=1", "model.pooling=max"],
+    )
+    def test_sparse_gradients_are_left_where_something_forbids_them(self, override):
+        full = load_config(None, ["embedding.kind=full", override])
+        assert resolve(full).train.sparse_gradients is False
+        if "decay" in override:
+            vectors = load_config(full, ["train.embedding_decay_on=vectors"])
+            assert resolve(vectors).train.sparse_gradients is True
+
+    @pytest.mark.parametrize(
         ("overrides", "message"),
         [
             (["train.momentum=0.9"], r"train\.momentum: only 'sgd' has it, got 0\.9 with 'adam'"),
             (["train.decay_steps=5"], r"expected both or neither, got None and 5"),
-            (["embedding.kind=full", "train.clip_norm=1"], r"train\.clip_norm: torch clips no sparse gradients"),
+            (["train.batch_scaling=sqrt"], r"train\.batch_scaling: 'sqrt' scales from train\.base_batch_size"),
+            ([*SPARSE, "train.clip_norm=1"], r"train\.clip_norm: torch clips no sparse gradients"),
             (
-                ["embedding.kind=full", "train.momentum=0.9", "train.optimizer=sgd"],
+                [*SPARSE, "train.momentum=0.9", "train.optimizer=sgd"],
                 r"train\.momentum: expected 0 with sparse gradients",
             ),
             (["model.mlp=[8]"], r"model\.mlp: 'dlrm' has no such option, got \(8,\); it has \['batch_norm'"),

@@ -40,8 +40,9 @@ def steps(model, optimizers, batches, after_backward=lambda: None, penalty=lambd
             optimizer.zero_grad()
         (loss_of(model, dense, ids, labels) + penalty(model, ids)).backward()
         after_backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        with torch.sparse.check_sparse_tensor_invariants(enable=False):  # said explicitly, as the training loop does
+            for optimizer in optimizers:
+                optimizer.step()
 
 
 def same(model, other):
@@ -102,6 +103,22 @@ def test_groups_have_optimizers_rates_and_penalties_of_their_own(kind):
 
     steps(twin, by_hand, batches, penalty=penalty)
     same(model, twin)
+
+
+def test_the_networks_penalty_is_on_the_parameters_named():
+    """Weights of the deep part alone, as DeepCTR-Torch has it; every parameter still has its rate."""
+    model = model_of("robe", "tied")
+    config = TrainConfig(weight_decay=0.1, weight_decay_on=("deep*weight",))
+    network, _ = build_optimizers(config, model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    with_it, without = ({names[id(p)] for p in group["params"]} for group in network.param_groups)
+    assert [group["weight_decay"] for group in network.param_groups] == [0.1, 0]
+    assert with_it == {name for name in names.values() if name.startswith("deep") and name.endswith("weight")}
+    assert with_it
+    assert without
+    assert with_it | without == {name for name in names.values() if not name.startswith("embedding")}
+    with pytest.raises(ValueError, match=r"train\.weight_decay_on: .* got \['nothing\*'\], which match none of \['"):
+        build_optimizers(TrainConfig(weight_decay=0.1, weight_decay_on=("nothing*",)), model)
 
 
 @pytest.mark.parametrize("first_order", ["own", "tied"])

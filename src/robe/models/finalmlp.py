@@ -26,7 +26,8 @@ class FinalMLP(nn.Module):
         second_mlp: widths of the second stream.
         num_heads: heads of the fusion; divides the last widths.
         gates: scale the inputs of each stream.
-        dropout: of both streams.
+        dropout: of the first stream.
+        second_dropout: of the second stream; None for ``dropout``.
         batch_norm: normalise over the batch before each ReLU.
         mlp_init_std: weights of the streams start as N(0, std**2); None for torch's own start of linear layers.
 
@@ -43,6 +44,7 @@ class FinalMLP(nn.Module):
         num_heads: int = 2,
         gates: bool = True,
         dropout: float = 0.0,
+        second_dropout: float | None = None,
         batch_norm: bool = False,
         mlp_init_std: float | None = None,
     ) -> None:
@@ -55,7 +57,8 @@ class FinalMLP(nn.Module):
         self.num_dense = num_dense
         self.gates = nn.Parameter(torch.zeros(2, num_inputs)) if gates else None  # zeros pass inputs as they are
         self.first = hidden_layers([num_inputs, *mlp], dropout, batch_norm, mlp_init_std)
-        self.second = hidden_layers([num_inputs, *second_mlp], dropout, batch_norm, mlp_init_std)
+        other = dropout if second_dropout is None else second_dropout
+        self.second = hidden_layers([num_inputs, *second_mlp], other, batch_norm, mlp_init_std)
         self.fusion = BilinearFusion(mlp[-1], second_mlp[-1], num_heads)
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:

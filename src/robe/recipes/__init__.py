@@ -1,9 +1,9 @@
 """Recipes: every run of the paper on Criteo, and strong public baselines, by name."""
 
+import difflib
 from collections.abc import Callable
 from functools import partial
 
-from robe.checks import nearest
 from robe.recipes import baselines, kaggle, terabyte
 from robe.recipes.recipe import ROWS as ROWS
 from robe.recipes.recipe import Recipe as Recipe
@@ -22,8 +22,10 @@ def get_recipe(name: str) -> Recipe:
     """The recipe of a name.
 
     Raises:
-        ValueError: there is none; the nearest name is in the message.
+        ValueError: there is none; the nearest names are in the message.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe: unknown {name!r}; {nearest(name, RECIPES)}")
+        close = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}? " if close else ""
+        raise ValueError(f"recipe: unknown {name!r}; {hint}`robe recipe list` has all {len(RECIPES)} names")
     return RECIPES[name]

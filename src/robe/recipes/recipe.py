@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robe.checks import require_positive
 from robe.data import CriteoSpec, PreparedDataset, generate_kaggle, generate_terabyte, prepare_criteo
 from robe.data.criteo.columns import TERABYTE_DAYS
-from robe.train import RunConfig, RunResult, run
+from robe.data.criteo.raw import RawFile
+from robe.train import RunConfig, RunResult, resolve, run
 
 if TYPE_CHECKING:
     from robe.train.folder import Resume
 
 ROWS = {"criteo-kaggle": 45_840_617, "criteo-tb": 4_373_472_329}
 SMALLEST_ARRAY = 1024
+SMALLEST_TRIAL = 500  # lines: each split has some of both labels
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,16 @@ def run_recipe(
         The result, also in ``out/run``.
 
     Raises:
-        ValueError: there are neither sources nor rows nor data, or the data were prepared in another way.
+        ValueError: the configuration does not fit together, there are neither sources nor rows nor data, or the data
+            were prepared in another way or from other files than are given.
         FileExistsError: as ``robe.train.run``.
     """
     out = Path(out)
     data = out / "data" if data is None else Path(data)
+    config = dataclasses.replace(recipe.config, data=dataclasses.replace(recipe.config.data, path=str(data)))
+    resolve(config)  # what is wrong is said before days of preparing
     if (data / "manifest.json").exists():
-        _require_prepared_by(recipe, PreparedDataset.open(data))
+        _require_prepared_by(recipe, PreparedDataset.open(data), sources, rows)
     else:
         if not sources:
             if rows is None:
@@ -105,12 +109,16 @@ def run_recipe(
                 )
             sources = _generate(recipe, out / "raw", rows, progress)
         prepare_criteo(sources, data, recipe.spec, progress=progress)
-    config = dataclasses.replace(recipe.config, data=dataclasses.replace(recipe.config.data, path=str(data)))
     return run(config, out / "run", resume=resume, overwrite=overwrite, progress=progress)
 
 
 def _generate(recipe: Recipe, folder: Path, rows: int, progress: bool) -> list[Path]:
-    require_positive("rows", rows)
+    if rows < SMALLEST_TRIAL:
+        least = SMALLEST_TRIAL / ROWS[recipe.spec.recipe]
+        raise ValueError(
+            f"rows: expected at least {SMALLEST_TRIAL} lines, as every split needs some of both labels, got {rows}; "
+            f"give a scale of {least:.1g} or more"
+        )
     scale = min(1.0, rows / ROWS[recipe.spec.recipe])
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.spec.recipe == "criteo-kaggle":
@@ -122,12 +130,26 @@ def _generate(recipe: Recipe, folder: Path, rows: int, progress: bool) -> list[P
     return generate_terabyte(folder, rows, scale=scale, overwrite=True, progress=progress)  # also after a kill half-way
 
 
-def _require_prepared_by(recipe: Recipe, dataset: PreparedDataset) -> None:
-    made, wanted = dataset.manifest.spec, dataclasses.asdict(recipe.spec)
+def _require_prepared_by(
+    recipe: Recipe, dataset: PreparedDataset, sources: Sequence[Path | str], rows: int | None
+) -> None:
+    manifest = dataset.manifest
+    made, wanted = manifest.spec, dataclasses.asdict(recipe.spec)
     differing = [
         f"{key}: {made.get(key)!r}, the recipe's {value!r}" for key, value in wanted.items() if made.get(key) != value
     ]
+    if sources:
+        read = [f"{source.file} of {source.bytes} bytes" for source in manifest.sources]
+        given = [f"{file.name} of {file.bytes} bytes" for file in map(RawFile, sources)]
+        if read != given:
+            differing.append(f"files: {_some(read)}; now {_some(given)}")
+    if rows is not None and manifest.rows_read != rows:
+        differing.append(f"lines: {manifest.rows_read}, now {rows}")
     if differing:
         raise ValueError(
             f"data: {dataset.path} was prepared in another way ({'; '.join(differing)}): give another folder"
         )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (f", ... ({len(names)} files)" if len(names) > 2 else "")

@@ -75,6 +75,7 @@ class ModelConfig:
         reduction_ratio: fibinet: fields per hidden unit of the SENET.
         bilinear: fibinet: ``"interaction"`` (a matrix per pair of fields), ``"each"`` or ``"all"``.
         second_mlp: finalmlp: hidden layers of the second stream.
+        second_dropout: finalmlp: of the second stream.
         num_heads: finalmlp: heads of the fusion.
         gates: finalmlp: scale the inputs of each stream.
     """
@@ -103,6 +104,7 @@ class ModelConfig:
     reduction_ratio: PositiveInt | None = None
     bilinear: Literal["interaction", "each", "all"] | None = None
     second_mlp: tuple[PositiveInt, ...] | None = None
+    second_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     num_heads: PositiveInt | None = None
     gates: bool | None = None
 
@@ -172,8 +174,11 @@ class TrainConfig:
         autocast: ``"bfloat16"``: matrix products of training steps in that dtype, evaluations in float32; default
             ``"none"``.
         sparse_gradients: gradients of the touched rows only, for tables of rows: SparseAdam for ``"adam"``, which
-            leaves the moments of untouched rows alone. ``"auto"`` (default): on for full tables, unless pooled by max.
+            leaves the moments of untouched rows alone. ``"auto"`` (default): on for full tables where nothing else that
+            is set forbids it: a penalty on their parameters, ``clip_norm``, momentum, pooling by max.
         weight_decay: L2 penalty on the network, ``weight_decay / 2`` times the sum of squares; default 0.
+        weight_decay_on: the network's parameters that have it, by name, with ``*`` and ``?``; default all. For weights
+            of the deep part alone, without biases: ``["deep.*weight"]``.
         embedding_weight_decay: the same on the embeddings; None (default) for ``weight_decay``.
         embedding_decay_on: what the embeddings' penalty counts. ``"parameters"`` (default): every stored number once;
             not with sparse gradients. ``"vectors"``: the embeddings of a batch's samples, the mean over samples.
@@ -212,6 +217,7 @@ class TrainConfig:
     autocast: Literal["none", "bfloat16"] = "none"
     sparse_gradients: bool | Literal["auto"] = "auto"
     weight_decay: NonNegativeFloat = 0.0
+    weight_decay_on: tuple[str, ...] = ("*",)
     embedding_weight_decay: NonNegativeFloat | None = None
     embedding_decay_on: Literal["parameters", "vectors"] = "parameters"
     eval_every: PositiveInt | None = None
@@ -278,18 +284,23 @@ def resolve(config: RunConfig) -> RunConfig:
         embedding = dataclasses.replace(embedding, compression=DEFAULT_COMPRESSION)
     if embedding.seed is None:
         embedding = dataclasses.replace(embedding, seed=train.seed)
-    if train.sparse_gradients == "auto":
-        train = dataclasses.replace(train, sparse_gradients=embedding.kind == "full" and config.model.pooling != "max")
-    if train.sparse_gradients and embedding.kind == "robe":
-        raise ValueError(
-            "train.sparse_gradients: a ROBE array is small and its gradient dense; expected false or 'auto', got true"
-        )
     if train.embedding_weight_decay is None:
         train = dataclasses.replace(train, embedding_weight_decay=train.weight_decay)
     if train.embedding_optimizer is None:
         train = dataclasses.replace(train, embedding_optimizer=train.optimizer)
-    if train.sparse_gradients:
-        _check_sparse(train, config.model)
+    obstacle = _why_not_sparse(train, config.model)
+    if train.sparse_gradients == "auto":
+        train = dataclasses.replace(train, sparse_gradients=embedding.kind == "full" and obstacle is None)
+    elif train.sparse_gradients and embedding.kind == "robe":
+        raise ValueError(
+            "train.sparse_gradients: a ROBE array is small and its gradient dense; expected false or 'auto', got true"
+        )
+    elif train.sparse_gradients and obstacle is not None:
+        raise ValueError(obstacle)
+    if train.batch_scaling != "linear" and train.base_batch_size is None:
+        raise ValueError(
+            f"train.batch_scaling: {train.batch_scaling!r} scales from train.base_batch_size, which is not set; set it"
+        )
     if train.momentum and "sgd" not in (train.optimizer, train.embedding_optimizer):
         raise ValueError(
             f"train.momentum: only 'sgd' has it, got {train.momentum} with {train.optimizer!r}; set it to 0"
@@ -303,20 +314,21 @@ def resolve(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, data=data, model=model, embedding=embedding, train=train)
 
 
-def _check_sparse(train: TrainConfig, model: ModelConfig) -> None:
-    """Raises ValueError for what sparse gradients cannot do."""
+def _why_not_sparse(train: TrainConfig, model: ModelConfig) -> str | None:
+    """What sparse gradients cannot do, and the remedy; None if nothing asks for it."""
     off = "set train.sparse_gradients=false"
     if train.embedding_weight_decay and train.embedding_decay_on == "parameters":
-        raise ValueError(
+        return (
             f"train.embedding_weight_decay: expected 0 with sparse gradients, got {train.embedding_weight_decay}: a "
             f"penalty on all parameters touches every row; {off}, or train.embedding_decay_on=vectors"
         )
     if train.clip_norm is not None:
-        raise ValueError(f"train.clip_norm: torch clips no sparse gradients, got {train.clip_norm}; {off}")
+        return f"train.clip_norm: torch clips no sparse gradients, got {train.clip_norm}; {off}"
     if train.momentum and train.embedding_optimizer == "sgd":
-        raise ValueError(f"train.momentum: expected 0 with sparse gradients, got {train.momentum}; {off}")
+        return f"train.momentum: expected 0 with sparse gradients, got {train.momentum}; {off}"
     if model.pooling == "max":
-        raise ValueError("train.sparse_gradients: torch has none for model.pooling='max'; expected false, got true")
+        return "train.sparse_gradients: torch has none for model.pooling='max'; expected false, got true"
+    return None
 
 
 def model_options(model: ModelConfig) -> dict[str, Any]:

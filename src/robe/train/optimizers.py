@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def build_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
     }
     looked_up = {id(parameter) for parameter in embeddings.parameters()}
-    network = [parameter for parameter in model.parameters() if id(parameter) not in looked_up]
+    network = [(path, parameter) for path, parameter in model.named_parameters() if id(parameter) not in looked_up]
     tables = [parameter for parameter in embeddings.parameters() if id(parameter) not in arrays | sparse]
 
     name = config.embedding_optimizer or config.optimizer
@@ -44,7 +45,7 @@ def build_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.
     options["weight_decay"] = _embedding_decay(config) if config.embedding_decay_on == "parameters" else 0.0
     groups: dict[str, list[dict[str, Any]]] = {}
     for kind, group in (
-        (config.optimizer, {"params": network, "lr": config.learning_rate, "weight_decay": config.weight_decay}),
+        *((config.optimizer, group) for group in _network_groups(config, network)),
         (name, {"params": tables, **options}),
     ):
         if group["params"]:
@@ -84,6 +85,24 @@ def clip_gradients(model: nn.Module, optimizers: list[torch.optim.Optimizer], ma
 
 def _embedding_decay(config: TrainConfig) -> float:
     return config.weight_decay if config.embedding_weight_decay is None else config.embedding_weight_decay
+
+
+def _network_groups(config: TrainConfig, network: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    """The network's parameters with the L2 penalty, and those without."""
+    penalised = {
+        path for path, _ in network for pattern in config.weight_decay_on if fnmatch.fnmatchcase(path, pattern)
+    }
+    if config.weight_decay and not penalised:
+        raise ValueError(
+            f"train.weight_decay_on: expected patterns of names of the network's parameters, got "
+            f"{list(config.weight_decay_on)}, which match none of {[path for path, _ in network]}"
+        )
+    with_it = [parameter for path, parameter in network if path in penalised]
+    without = [parameter for path, parameter in network if path not in penalised]
+    return [
+        {"params": with_it, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": without, "lr": config.learning_rate, "weight_decay": 0.0},
+    ]
 
 
 def _torch(name: str, config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

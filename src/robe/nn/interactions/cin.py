@@ -56,6 +56,7 @@ def sums_of_products(hidden: Tensor, base: Tensor, weight: Tensor, bias: Tensor)
     """A linear layer over the products of every element of ``hidden`` with every one of ``base``.
 
     The products, 340 MB per layer of the paper's network and batch, are made a slice at a time, in the backward again.
+    Under autocast everything is in its dtype, but for the sum of the weight's gradient over the slices.
 
     Args:
         hidden: [B, D, H].
@@ -68,6 +69,10 @@ def sums_of_products(hidden: Tensor, base: Tensor, weight: Tensor, bias: Tensor)
     """
     if torch.compiler.is_compiling():  # compilers make of a loop over rows one step per row
         return F.linear((hidden.unsqueeze(3) * base.unsqueeze(2)).flatten(2), weight, bias)
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):  # a function of our own is not cast by itself
+        dtype = torch.get_autocast_dtype(device)
+        hidden, base, weight, bias = (tensor.to(dtype) for tensor in (hidden, base, weight, bias))
     out: Tensor = _SumsOfProducts.apply(hidden, base, weight, bias)  # type: ignore[no-untyped-call]
     return out
 
@@ -92,14 +97,18 @@ class _SumsOfProducts(torch.autograd.Function):
         grad = grad.reshape(-1, weight.shape[0])
         grad_hidden, grad_base = hidden.new_empty(hidden.shape), base.new_empty(base.shape)
         rows_hidden, rows_base = grad_hidden.view(-1, hidden.shape[2]), grad_base.view(-1, base.shape[2])
-        grad_weight = torch.zeros_like(weight)
+        whole = weight.dtype in (torch.float32, torch.float64)
+        grad_weight = torch.zeros_like(weight, dtype=weight.dtype if whole else torch.float32)
         for part, h, b, buffer in _slices(hidden, base):
             products = torch.mul(h.unsqueeze(2), b.unsqueeze(1), out=buffer)
-            grad_weight.addmm_(grad[part].t(), products.flatten(1))
+            if whole:
+                grad_weight.addmm_(grad[part].t(), products.flatten(1))
+            else:
+                grad_weight += torch.mm(grad[part].t(), products.flatten(1))
             torch.mm(grad[part], weight, out=buffer.flatten(1))  # the gradient of the products, in their place
             torch.bmm(buffer, b.unsqueeze(2), out=rows_hidden[part].unsqueeze(2))
             torch.bmm(h.unsqueeze(1), buffer, out=rows_base[part].unsqueeze(1))
-        return grad_hidden, grad_base, grad_weight, grad.sum(0)
+        return grad_hidden, grad_base, grad_weight.to(weight.dtype), grad.sum(0)
 
 
 def _slices(hidden: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
