@@ -55,7 +55,7 @@ def test_pairs_and_gradients_against_a_hand_computed_example():
     logit = model(torch.tensor([[3.0]]), torch.tensor([[1, 0]]))
     assert logit.tolist() == [3 + 10 + 500 + 1000 + 70000 + 0.5]
     logit.backward()
-    # By a: 100 z + 10000 b; by b: 1000 z + 10000 a; by z: (1, 10) + 100 a + 1000 b, which the bias sees, and 3 times it.
+    # By a: 100 z + 10000 b; by b: 1000 z + 10000 a; by z, that is by the bias: (1, 10) + 100 a + 1000 b.
     assert a.grad.tolist() == [[0, 0], [300 - 10000, 100 + 40000]]
     assert b.grad.tolist() == [[3000 + 10000, 1000 + 20000], [0, 0]]
     assert model.bottom[0].bias.grad.tolist() == [1 + 100 - 1000, 10 + 200 + 4000]
