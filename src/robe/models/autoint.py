@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
-from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, output_layer
+from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, OutputLayer
 from robe.nn.interactions import SelfAttention
 from robe.nn.mlp import hidden_layers
 
@@ -55,11 +54,11 @@ class AutoInt(ClickModel):
             *(SelfAttention(dim, attention_dim, attention_heads, attention_residual) for dim in dims[:-1])
         )
         self.deep = hidden_layers([self.num_inputs, *mlp], dropout, batch_norm, mlp_init_std)
-        self.output = output_layer(embedding.num_fields * dims[-1] + (mlp[-1] if mlp else 0))
+        self.output = OutputLayer(embedding.num_fields * dims[-1] + (mlp[-1] if mlp else 0))
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
         """Click logits [B] of ``dense`` [B, num_dense] (None without numeric features) and ``ids`` [B, F]."""
         vectors, flat = self.inputs(dense, ids)
         parts = [self.attention(vectors).flatten(1), *([self.deep(flat)] if len(self.deep) else [])]
-        logits: Tensor = self.linear(dense, ids, vectors) + self.output(torch.cat(parts, dim=1)).squeeze(1)
+        logits: Tensor = self.linear(dense, ids, vectors) + self.output(*parts)
         return logits

@@ -112,6 +112,20 @@ def with_dense(flat: Tensor, dense: Tensor | None, num_dense: int) -> Tensor:
     return flat if dense is None or num_dense == 0 else torch.cat([flat, dense], dim=1)
 
 
-def output_layer(num_inputs: int) -> nn.Linear:
-    """The last layer of a deep part: a logit without a bias, which the model has already."""
-    return nn.Linear(num_inputs, 1, bias=False)
+class OutputLayer(nn.Linear):
+    """The last layer: one logit of parts side by side, which need not be copied side by side for it.
+
+    Args:
+        num_inputs: K, the widths of all parts together.
+        bias: for models that have none of their own.
+    """
+
+    def __init__(self, num_inputs: int, bias: bool = False) -> None:
+        super().__init__(num_inputs, 1, bias)
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Parts [B, K_1], [B, K_2], ... -> [B]."""
+        weights = torch.split(self.weight[0], [part.shape[1] for part in parts])
+        # Products of vectors: as a product of matrices the gradient of a part takes three times as long.
+        logits = torch.stack([part @ weight for part, weight in zip(parts, weights, strict=True)]).sum(0)
+        return logits if self.bias is None else logits + self.bias

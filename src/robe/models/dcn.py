@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from robe.jagged import Jagged
-from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, output_layer
+from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, OutputLayer
 from robe.nn.interactions import CrossNetwork
 from robe.nn.mlp import hidden_layers
 
@@ -47,11 +46,11 @@ class DCN(ClickModel):
         widths = [self.num_inputs, *mlp]
         self.cross = CrossNetwork(self.num_inputs, cross_layers)
         self.deep = hidden_layers(widths, dropout, batch_norm, mlp_init_std)
-        self.output = output_layer(self.num_inputs + (mlp[-1] if mlp else 0))
+        self.output = OutputLayer(self.num_inputs + (mlp[-1] if mlp else 0))
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
         """Click logits [B] of ``dense`` [B, num_dense] (None without numeric features) and ``ids`` [B, F]."""
         vectors, flat = self.inputs(dense, ids)
         parts = [self.cross(flat), *([self.deep(flat)] if len(self.deep) else [])]
-        logits: Tensor = self.linear(dense, ids, vectors) + self.output(torch.cat(parts, dim=1)).squeeze(1)
+        logits: Tensor = self.linear(dense, ids, vectors) + self.output(*parts)
         return logits

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
-from robe.models.common import EmbeddingCollection, check_dense, common_dim, with_dense
+from robe.models.common import EmbeddingCollection, OutputLayer, check_dense, common_dim, with_dense
 from robe.nn.interactions import CrossNetworkV2
 from robe.nn.mlp import hidden_layers
 
@@ -47,7 +46,7 @@ class DCNv2(nn.Module):
         self.num_dense = num_dense
         self.cross = CrossNetworkV2(num_inputs, cross_layers, cross_rank)
         self.deep = hidden_layers([num_inputs, *mlp], dropout, batch_norm, mlp_init_std)
-        self.output = nn.Linear(num_inputs + (mlp[-1] if mlp else 0), 1)
+        self.output = OutputLayer(num_inputs + (mlp[-1] if mlp else 0), bias=True)
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
         """Click logits [B] of ``dense`` [B, num_dense] (None without numeric features) and ``ids`` [B, F].
@@ -58,5 +57,5 @@ class DCNv2(nn.Module):
         check_dense(dense, self.num_dense)
         flat = with_dense(self.embedding(ids).flatten(1), dense, self.num_dense)
         parts = [self.cross(flat), *([self.deep(flat)] if len(self.deep) else [])]
-        logits: Tensor = self.output(torch.cat(parts, dim=1)).squeeze(1)
+        logits: Tensor = self.output(*parts)
         return logits

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
-from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, output_layer
+from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, OutputLayer
 from robe.nn.interactions import FactorizationMachine
 from robe.nn.mlp import hidden_layers
 
@@ -43,10 +43,10 @@ class DeepFM(ClickModel):
         super().__init__(embedding, num_dense, first_order)
         widths = [self.num_inputs, *mlp]
         self.fm = FactorizationMachine()
-        self.deep = nn.Sequential(hidden_layers(widths, dropout, batch_norm, mlp_init_std), output_layer(widths[-1]))
+        self.deep = nn.Sequential(hidden_layers(widths, dropout, batch_norm, mlp_init_std), OutputLayer(widths[-1]))
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
         """Click logits [B] of ``dense`` [B, num_dense] (None without numeric features) and ``ids`` [B, F]."""
         vectors, flat = self.inputs(dense, ids)
-        logits: Tensor = self.linear(dense, ids, vectors) + self.fm(vectors) + self.deep(flat).squeeze(1)
+        logits: Tensor = self.linear(dense, ids, vectors) + self.fm(vectors) + self.deep(flat)
         return logits

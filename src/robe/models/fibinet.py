@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
-from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, check_dense, output_layer, with_dense
+from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, OutputLayer, check_dense, with_dense
 from robe.nn.interactions import BilinearInteraction, SqueezeExcitation
 from robe.nn.mlp import hidden_layers
 
@@ -53,12 +53,12 @@ class FiBiNET(ClickModel):
         self.senet = SqueezeExcitation(embedding.num_fields, reduction_ratio)
         self.bilinear = BilinearInteraction(embedding.num_fields, self.dim, bilinear)
         widths = [2 * self.bilinear.num_pairs * self.dim + num_dense, *mlp]
-        self.deep = nn.Sequential(hidden_layers(widths, dropout, batch_norm, mlp_init_std), output_layer(widths[-1]))
+        self.deep = nn.Sequential(hidden_layers(widths, dropout, batch_norm, mlp_init_std), OutputLayer(widths[-1]))
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
         """Click logits [B] of ``dense`` [B, num_dense] (None without numeric features) and ``ids`` [B, F]."""
         check_dense(dense, self.num_dense)
         vectors = self.embedding(ids)  # [B, F, D]
         pairs = torch.cat([self.bilinear(self.senet(vectors)), self.bilinear(vectors)], dim=1)  # [B, F (F - 1), D]
-        deep: Tensor = self.deep(with_dense(pairs.flatten(1), dense, self.num_dense)).squeeze(1)
+        deep: Tensor = self.deep(with_dense(pairs.flatten(1), dense, self.num_dense))
         return self.linear(dense, ids, vectors) + deep

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robe.jagged import Jagged
-from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, output_layer
+from robe.models.common import ClickModel, EmbeddingCollection, FirstOrder, OutputLayer
 from robe.nn.interactions import CompressedInteraction
 from robe.nn.mlp import hidden_layers
 
@@ -47,11 +47,11 @@ class XDeepFM(ClickModel):
         super().__init__(embedding, num_dense, first_order)
         widths = [self.num_inputs, *mlp]
         self.cin = CompressedInteraction(embedding.num_fields, cin, cin_split_half)
-        self.cin_output = output_layer(self.cin.num_outputs)
-        self.deep = nn.Sequential(hidden_layers(widths, dropout, batch_norm, mlp_init_std), output_layer(widths[-1]))
+        self.cin_output = OutputLayer(self.cin.num_outputs)
+        self.deep = nn.Sequential(hidden_layers(widths, dropout, batch_norm, mlp_init_std), OutputLayer(widths[-1]))
 
     def forward(self, dense: Tensor | None, ids: Tensor | Jagged) -> Tensor:
         """Click logits [B] of ``dense`` [B, num_dense] (None without numeric features) and ``ids`` [B, F]."""
         vectors, flat = self.inputs(dense, ids)
-        interactions: Tensor = (self.cin_output(self.cin(vectors)) + self.deep(flat)).squeeze(1)
+        interactions: Tensor = self.cin_output(self.cin(vectors)) + self.deep(flat)
         return self.linear(dense, ids, vectors) + interactions

@@ -52,6 +52,6 @@ def _after(width: int, dropout: float, batch_norm: bool) -> list[nn.Module]:
     """What follows a hidden linear layer."""
     return [
         *([nn.BatchNorm1d(width)] if batch_norm else []),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),  # nothing else needs what went in: half the memory of a layer
         *([nn.Dropout(dropout)] if dropout else []),
     ]

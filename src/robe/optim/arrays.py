@@ -127,7 +127,8 @@ def _add_grads(array: Tensor, records: list[Record]) -> None:
         array.grad = grad if array.grad is None else array.grad.add_(grad)
 
 
-def _zeros_like(array: Tensor) -> Tensor:
+def zero_state(array: Tensor) -> Tensor:
+    """Zeros of the size of a parameter, which are in memory when this returns: no page faults in later steps."""
     state = torch.empty_like(array, memory_format=torch.contiguous_format)
     native.huge_pages(state)
     return state.zero_()
@@ -178,7 +179,7 @@ class SGD(_ArrayOptimizer, torch.optim.SGD):
             state = self.state[array]
             update.first = state.get("momentum_buffer") is None
             if update.first:
-                state["momentum_buffer"] = _zeros_like(array)
+                state["momentum_buffer"] = zero_state(array)
             update.state1 = state["momentum_buffer"].data_ptr()
         return update
 
@@ -190,7 +191,7 @@ class SGD(_ArrayOptimizer, torch.optim.SGD):
             state = self.state[array]
             first = state.get("momentum_buffer") is None
             if first:
-                state["momentum_buffer"] = _zeros_like(array)
+                state["momentum_buffer"] = zero_state(array)
             buffer = state["momentum_buffer"]
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
         update.sgd(array.detach(), records, buffer, first=first, **{name: group[name] for name in names})
@@ -291,7 +292,7 @@ class Adam(_ArrayOptimizer, torch.optim.Adam):
         state = self.state[array]
         if not state:
             state["step"] = torch.tensor(0.0, dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = _zeros_like(array), _zeros_like(array)
+            state["exp_avg"], state["exp_avg_sq"] = zero_state(array), zero_state(array)
         state["step"] += 1
         step, (beta1, beta2) = state["step"].item(), group["betas"]
         return native.CUpdate(
@@ -314,7 +315,7 @@ class Adam(_ArrayOptimizer, torch.optim.Adam):
         state = self.state[array]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = _zeros_like(array), _zeros_like(array)
+            state["exp_avg"], state["exp_avg_sq"] = zero_state(array), zero_state(array)
         # On the device, so that a CUDA graph counts its steps.
         state["step"] = step = state["step"].to(array.device)
         step += 1

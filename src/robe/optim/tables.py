@@ -12,7 +12,7 @@ from torch import Tensor
 from robe.functional import Fields
 from robe.layout import Layout, Mode, Table
 from robe.ops import Record, native
-from robe.optim.arrays import FUSED_DTYPES, SPARSE_ADAM_RULE
+from robe.optim.arrays import FUSED_DTYPES, SPARSE_ADAM_RULE, zero_state
 
 
 class SparseAdam(torch.optim.SparseAdam):
@@ -61,7 +61,7 @@ class SparseAdam(torch.optim.SparseAdam):
         state = self.state[table]
         if not state:
             state["step"] = 0
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
+            state["exp_avg"], state["exp_avg_sq"] = zero_state(table), zero_state(table)
         state["step"] += 1
         assert table.grad is not None
         ids, gradients = table.grad._indices()[0], table.grad._values()
