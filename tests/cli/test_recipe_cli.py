@@ -8,6 +8,7 @@ def test_list_and_show(robe):
     code, out, _ = robe("recipe", "show", "criteo_tb_dlrm_full")
     assert code == 0
     assert "max_ind_range: 40000000" in out
+    assert "validation" not in out
     assert "top_mlp: [1024, 1024, 512, 256]" in out
 
 

@@ -39,7 +39,10 @@ def show(name: Name) -> None:
     from robe.train import to_yaml
 
     recipe = get_recipe(name)
-    spec = yaml.safe_dump(dataclasses.asdict(recipe.spec), sort_keys=False, default_flow_style=None).splitlines()
+    keys = dataclasses.asdict(recipe.spec)
+    if recipe.spec.split != "time":  # these two are its alone
+        del keys["validation"], keys["test"]
+    spec = yaml.safe_dump(keys, sort_keys=False, default_flow_style=None).splitlines()
     typer.echo("\n".join([f"# {recipe.name}: {recipe.about}", "# raw files:", *(f"#   {line}" for line in spec)]))
     typer.echo(to_yaml(recipe.config), nl=False)
 
