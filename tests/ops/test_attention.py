@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -54,6 +54,7 @@ def test_results_and_gradients(batch, count, heads, size, residual):
     compare(torch.randn(batch, count, heads * size * (3 + residual)), heads, residual)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 20), st.integers(0, 40), st.integers(1, 4), st.integers(1, 20), st.booleans(), st.integers(0, 1000)
 )
