@@ -2,7 +2,7 @@
 # Six models on MovieLens-1M with crosses and on Frappe, full tables against ROBE, three seeds: docs/results.md and its plot.
 #   bash scripts/results/run.sh DATA OUT
 # DATA holds ml-1m/ml1m_full.parquet and frappe_x1/{train_rebuilt,valid_official,test_official}.parquet. Killed, it goes on.
-# About four hours of one core; the two comparisons run at the same time.
+# About five hours of one core; the two comparisons run at the same time.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 data=$1 out=$2

@@ -103,6 +103,14 @@ def test_a_trial_of_too_few_lines(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def test_raw_files_of_another_trial_are_made_anew(tmp_path):
+    recipe = small(scaled(get_recipe("criteo_kaggle_deepfm_robe_z8_1000x"), 5e-5))
+    (tmp_path / "raw").mkdir()
+    generate_kaggle(tmp_path / "raw" / "train.txt", 600)
+    run_recipe(recipe, tmp_path, rows=LINES)
+    assert PreparedDataset.open(tmp_path / "data").manifest.rows_read == LINES
+
+
 def test_prepared_data_are_of_the_lines_asked_for(tmp_path):
     """Not those of another trial, nor generated ones where real files are given."""
     recipe = small(scaled(get_recipe("criteo_kaggle_deepfm_robe_z8_1000x"), 5e-5))

@@ -121,13 +121,22 @@ def _generate(recipe: Recipe, folder: Path, rows: int, progress: bool) -> list[P
         )
     scale = min(1.0, rows / ROWS[recipe.spec.recipe])
     folder.mkdir(parents=True, exist_ok=True)
-    if recipe.spec.recipe == "criteo-kaggle":
-        file = folder / "train.txt"
-        return [file if file.exists() else generate_kaggle(file, rows, scale=scale, progress=progress)]
-    days = sorted(folder.glob("day_*"), key=lambda day: int(day.name.removeprefix("day_")))
-    if len(days) == TERABYTE_DAYS:
-        return days
-    return generate_terabyte(folder, rows, scale=scale, overwrite=True, progress=progress)  # also after a kill half-way
+    kaggle = recipe.spec.recipe == "criteo-kaggle"
+    names = ["train.txt"] if kaggle else [f"day_{day}" for day in range(TERABYTE_DAYS)]
+    files = [folder / name for name in names]
+    if sum(_lines(file) for file in files) == rows:
+        return files
+    if kaggle:
+        return [generate_kaggle(files[0], rows, scale=scale, overwrite=True, progress=progress)]
+    return generate_terabyte(folder, rows, scale=scale, overwrite=True, progress=progress)
+
+
+def _lines(file: Path) -> int:
+    """Of a file that an earlier trial may have left, whole or in part; 0 if there is none."""
+    if not file.exists():
+        return 0
+    with file.open("rb") as stream:
+        return sum(piece.count(b"\n") for piece in iter(lambda: stream.read(1 << 24), b""))
 
 
 def _require_prepared_by(
