@@ -87,8 +87,6 @@ struct Source {
   bool converted;  // in the accumulator's type; otherwise in the array's
 };
 
-// The kernels of one instruction set. Ranges are of samples (single ids), bags or buckets; `scratch` is per thread.
-// Kernels that see ids return false where one is outside its table.
 // Self-attention among F vectors of a sample; shapes as in robe.h.
 struct Attention {
   const float *parts, *grad;
@@ -97,6 +95,8 @@ struct Attention {
   bool residual;
 };
 
+// The kernels of one instruction set. Ranges are of samples (single ids), bags or buckets; `scratch` is per thread.
+// Kernels that see ids return false where one is outside its table.
 struct Kernels {
   const char* name;
   bool (*lookup)(const Plan&, int64_t begin, int64_t end, void* out, bool stream, char* scratch);

@@ -58,6 +58,11 @@ def require_in_range(name: str, ids: Tensor, rows: int) -> None:
         raise IndexError(f"{name}: expected ids in [0, {rows}), got {bad}")
 
 
+def similar(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The known names that an unknown one may stand for, the likeliest first; perhaps none."""
+    return difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown ``name``: the nearest known one, and the list of them.
 
@@ -65,6 +70,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
         Text such as ``did you mean 'seed'? Known: ['rows', 'seed']``.
     """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = similar(name, known)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {known}"

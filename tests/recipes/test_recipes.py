@@ -98,7 +98,9 @@ def test_data_prepared_in_another_way_are_refused(prepared, tmp_path):
 
 
 def test_a_trial_of_too_few_lines(tmp_path):
-    with pytest.raises(ValueError, match=r"rows: expected at least 500 lines, .* got 5; give a scale of 1e-05 or more"):
+    with pytest.raises(
+        ValueError, match=r"rows: expected at least 500 lines, .* got 5; give a scale of 1.2e-05 or more"
+    ):
         run_recipe(get_recipe("criteo_kaggle_deepfm_robe_z8_1000x"), tmp_path, rows=5)
     assert not (tmp_path / "data").exists()
 

@@ -105,12 +105,7 @@ class _ArrayOptimizer(torch.optim.Optimizer):
         return loss
 
     def _fuses(self, group: dict[str, Any], array: Tensor) -> bool:
-        return (
-            native.library is not None
-            and array.device.type == "cpu"
-            and array.dtype in FUSED_DTYPES
-            and array.is_contiguous()
-        )
+        return has_kernel(array)
 
     def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
         """The numbers of one step of a group, with the states made and counted on."""
@@ -125,6 +120,16 @@ def _add_grads(array: Tensor, records: list[Record]) -> None:
     for record in records:
         grad = record.dense(array.detach())
         array.grad = grad if array.grad is None else array.grad.add_(grad)
+
+
+def has_kernel(parameter: Tensor) -> bool:
+    """Whether the CPU kernels can step a parameter: on CPU, float32 or float64, contiguous."""
+    return (
+        native.library is not None
+        and parameter.device.type == "cpu"
+        and parameter.dtype in FUSED_DTYPES
+        and parameter.is_contiguous()
+    )
 
 
 def zero_state(array: Tensor) -> Tensor:
@@ -165,34 +170,34 @@ class SGD(_ArrayOptimizer, torch.optim.SGD):
         super().__init__([a.array for a in arrays], lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         self._attach(arrays)
 
+    def _buffer(self, group: dict[str, Any], array: Tensor) -> tuple[Tensor | None, bool]:
+        """The momentum buffer, None without momentum; and whether it is still to be filled."""
+        if group["momentum"] == 0:
+            return None, False
+        state = self.state[array]
+        first = state.get("momentum_buffer") is None
+        if first:
+            state["momentum_buffer"] = zero_state(array)
+        return state["momentum_buffer"], first
+
     def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
-        update = native.CUpdate(
+        buffer, first = self._buffer(group, array)
+        return native.CUpdate(
             rule=SGD_RULE,
             maximize=group["maximize"],
             nesterov=group["nesterov"],
+            first=first,
             lr=group["lr"],
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
             dampening=group["dampening"],
+            state1=None if buffer is None else buffer.data_ptr(),
         )
-        if group["momentum"] != 0:
-            state = self.state[array]
-            update.first = state.get("momentum_buffer") is None
-            if update.first:
-                state["momentum_buffer"] = zero_state(array)
-            update.state1 = state["momentum_buffer"].data_ptr()
-        return update
 
     def _step_on_gpu(self, group: dict[str, Any], array: Tensor, records: list[Record]) -> None:
         from robe.ops.triton import update
 
-        buffer, first = None, False
-        if group["momentum"] != 0:
-            state = self.state[array]
-            first = state.get("momentum_buffer") is None
-            if first:
-                state["momentum_buffer"] = zero_state(array)
-            buffer = state["momentum_buffer"]
+        buffer, first = self._buffer(group, array)
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
         update.sgd(array.detach(), records, buffer, first=first, **{name: group[name] for name in names})
 
@@ -288,11 +293,16 @@ class Adam(_ArrayOptimizer, torch.optim.Adam):
         super().__init__([a.array for a in arrays], lr, betas, eps, weight_decay, maximize=maximize)
         self._attach(arrays)
 
-    def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
-        state = self.state[array]
+    def _moments(self, array: Tensor) -> dict[str, Any]:
+        """The state of an array, made at its first step."""
+        state: dict[str, Any] = self.state[array]
         if not state:
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"], state["exp_avg_sq"] = zero_state(array), zero_state(array)
+        return state
+
+    def _update(self, group: dict[str, Any], array: Tensor) -> native.CUpdate:
+        state = self._moments(array)
         state["step"] += 1
         step, (beta1, beta2) = state["step"].item(), group["betas"]
         return native.CUpdate(
@@ -312,10 +322,7 @@ class Adam(_ArrayOptimizer, torch.optim.Adam):
     def _step_on_gpu(self, group: dict[str, Any], array: Tensor, records: list[Record]) -> None:
         from robe.ops.triton import update
 
-        state = self.state[array]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = zero_state(array), zero_state(array)
+        state = self._moments(array)
         # On the device, so that a CUDA graph counts its steps.
         state["step"] = step = state["step"].to(array.device)
         step += 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from robe.functional import Fields
 from robe.layout import Layout, Mode, Table
 from robe.ops import Record, native
-from robe.optim.arrays import FUSED_DTYPES, SPARSE_ADAM_RULE, zero_state
+from robe.optim.arrays import SPARSE_ADAM_RULE, has_kernel, zero_state
 
 
 class SparseAdam(torch.optim.SparseAdam):
@@ -93,15 +93,6 @@ def _rows_of(rows: int, dim: int) -> Fields:
 
 
 def _fuses(table: Tensor) -> bool:
-    """Whether the kernel can step a parameter: CPU, float32 or float64, and a sparse gradient of whole rows."""
+    """Whether the kernel can step a table: with a sparse gradient of whole rows."""
     grad = table.grad
-    return (
-        native.library is not None
-        and grad is not None
-        and grad.is_sparse
-        and grad.sparse_dim() == 1
-        and table.dim() == 2
-        and table.device.type == "cpu"
-        and table.dtype in FUSED_DTYPES
-        and table.is_contiguous()
-    )
+    return has_kernel(table) and table.dim() == 2 and grad is not None and grad.is_sparse and grad.sparse_dim() == 1

@@ -1,9 +1,9 @@
 """Recipes: every run of the paper on Criteo, and strong public baselines, by name."""
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 
+from robe.checks import similar
 from robe.recipes import baselines, kaggle, terabyte
 from robe.recipes.recipe import ROWS as ROWS
 from robe.recipes.recipe import Recipe as Recipe
@@ -25,7 +25,7 @@ def get_recipe(name: str) -> Recipe:
         ValueError: there is none; the nearest names are in the message.
     """
     if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.5)
+        close = similar(name, RECIPES, 3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise ValueError(f"recipe: unknown {name!r}; {hint}`robe recipe list` has all {len(RECIPES)} names")
     return RECIPES[name]

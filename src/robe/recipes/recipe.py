@@ -114,10 +114,10 @@ def run_recipe(
 
 def _generate(recipe: Recipe, folder: Path, rows: int, progress: bool) -> list[Path]:
     if rows < SMALLEST_TRIAL:
-        least = SMALLEST_TRIAL / ROWS[recipe.spec.recipe]
+        least = 1.1 * SMALLEST_TRIAL / ROWS[recipe.spec.recipe]  # enough when rounded
         raise ValueError(
             f"rows: expected at least {SMALLEST_TRIAL} lines, as every split needs some of both labels, got {rows}; "
-            f"give a scale of {least:.1g} or more"
+            f"give a scale of {least:.2g} or more"
         )
     scale = min(1.0, rows / ROWS[recipe.spec.recipe])
     folder.mkdir(parents=True, exist_ok=True)
